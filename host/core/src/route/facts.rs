@@ -1,0 +1,153 @@
+//! What an expression can know about a message: the variables, by the names that CloudEvents gives them.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cel::common::types::{CelBool, CelBytes, CelInt, CelMap, CelMapKey, CelString};
+use cel::common::value::{CowVal, Val};
+use cel::context::VariableResolver;
+
+use super::body::{self, BoxedVal, Want};
+use super::shared::Shared;
+use crate::message::Message;
+use crate::name::Topic;
+
+/// Every variable. All but `extensions` (a map) and `data` (whatever the body holds) are strings.
+pub(crate) const VARIABLES: [&str; 10] =
+    ["data", "datacontenttype", "dataschema", "extensions", "id", "source", "subject", "time", "topic", "type"];
+
+/// Read once per loop step of an instrumented expression: it is there as long as the evaluation may go on.
+pub(crate) const STEP: &str = "@step";
+
+/// Like [`STEP`], for loops whose steps can make long strings out of short ones.
+pub(crate) const GROWING_STEP: &str = "@growing_step";
+
+/// How long the body of a message may be that a transform makes, in bytes.
+pub(crate) const BYTES_MAX: &str = "@bytes_max";
+
+/// Most work of one evaluation, in loop steps. Where a step can copy strings, every [`GROWTH_BYTES`] of the longest
+/// string in the message are one step more: a hostile body can't make short expressions fill the memory.
+pub(crate) const WORK_MAX: u64 = 100_000;
+
+/// See [`WORK_MAX`].
+const GROWTH_BYTES: u64 = 1024;
+
+/// The variables of one message. The body is parsed when an expression first looks at it, once for all expressions.
+pub(crate) struct Facts<'m> {
+    topic: &'m Topic,
+    message: &'m Message,
+    wants: Vec<&'m Want>,
+    message_bytes_max: u64,
+    data: OnceLock<Data<'m>>,
+    work: AtomicU64,
+}
+
+enum Data<'m> {
+    Value { value: BoxedVal<'m>, longest_bytes: usize },
+    /// There is no body at all.
+    Missing,
+    Unreadable(String),
+}
+
+impl<'m> Facts<'m> {
+    /// The facts about `message`, published to `topic`, for expressions that look at `wants` and make messages with bodies of
+    /// at most `message_bytes_max`.
+    pub(crate) fn new(topic: &'m Topic, message: &'m Message, wants: Vec<&'m Want>, message_bytes_max: u64) -> Self {
+        Self { topic, message, wants, message_bytes_max, data: OnceLock::new(), work: AtomicU64::new(0) }
+    }
+
+    /// Starts another evaluation with its full share of work.
+    pub(crate) fn restart(&self) {
+        self.work.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the evaluation used up its share of work.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.work.load(Ordering::Relaxed) > WORK_MAX
+    }
+
+    /// Why an expression could not read `data`, if one tried.
+    pub(crate) fn unreadable(&self) -> Option<&str> {
+        match self.data.get() {
+            Some(Data::Unreadable(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// The message.
+    pub(crate) fn message(&self) -> &'m Message {
+        self.message
+    }
+
+    fn data(&self) -> &Data<'m> {
+        self.data.get_or_init(|| {
+            let body = self.message.data();
+            let content_type = self.message.content_type().unwrap_or_default();
+            if self.message.is_json() {
+                if body.is_empty() {
+                    return Data::Missing;
+                }
+                return match body::parse(body, &self.wants) {
+                    Ok((value, longest_bytes)) => Data::Value { value, longest_bytes },
+                    Err(reason) => Data::Unreadable(reason),
+                };
+            }
+            let is_text = content_type.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/"));
+            let value: BoxedVal<'m> = match std::str::from_utf8(body) {
+                Ok(text) if is_text => Box::new(CelString::from(text)),
+                _ => Box::new(CelBytes::from(body)),
+            };
+            Data::Value { value, longest_bytes: body.len() }
+        })
+    }
+
+    fn extensions(&self) -> Shared<CelMap<'m>> {
+        let value = |text: &'m str| Box::new(CelString::from(text)) as BoxedVal<'m>;
+        let map: HashMap<_, _> =
+            self.message.extensions().map(|(name, text)| (CelMapKey::String(CelString::from(name)), value(text))).collect();
+        Shared::new(CelMap::from(map))
+    }
+
+    fn longest_bytes(&self) -> u64 {
+        let body = match self.data.get() {
+            Some(Data::Value { longest_bytes, .. }) => *longest_bytes,
+            _ => 0,
+        };
+        body.max(self.message.head().len()) as u64
+    }
+
+    /// `true` as long as the evaluation may go on.
+    fn step(&self, cost: u64) -> Option<CowVal<'_, '_>> {
+        let before = self.work.fetch_add(cost, Ordering::Relaxed);
+        (before + cost <= WORK_MAX).then_some(CowVal::Borrowed(&CelBool::TRUE))
+    }
+}
+
+impl VariableResolver for Facts<'_> {
+    // An attribute that the message does not have is an unknown name to the interpreter; `Expression` tells the two apart.
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        let text = match variable {
+            "data" => {
+                return match self.data() {
+                    Data::Value { value, .. } => Some(CowVal::Borrowed(value.as_ref() as &(dyn Val + 'b))),
+                    Data::Missing | Data::Unreadable(_) => None,
+                };
+            }
+            "extensions" => return Some(CowVal::owned(self.extensions())),
+            BYTES_MAX => return Some(CowVal::owned(CelInt::from(i64::try_from(self.message_bytes_max).unwrap_or(i64::MAX)))),
+            STEP => return self.step(1),
+            GROWING_STEP => return self.step(1 + self.longest_bytes() / GROWTH_BYTES),
+            "datacontenttype" => self.message.content_type()?,
+            "dataschema" => self.message.data_schema()?,
+            "id" => self.message.id(),
+            "source" => self.message.source(),
+            "subject" => self.message.subject()?,
+            "time" => self.message.time()?,
+            "topic" => self.topic.as_str(),
+            "type" => self.message.kind(),
+            _ => return None,
+        };
+        Some(CowVal::owned(CelString::from(text)))
+    }
+}

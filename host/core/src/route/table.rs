@@ -1,0 +1,126 @@
+//! Which routes a topic belongs to, fast: patterns only, no expressions.
+//!
+//! A topic that some pattern spells out is answered by one hash look-up. Any other is compared with the wildcard
+//! patterns, `O(wildcard patterns * words)`, and the answer is remembered in one of [`MEMO_SLOTS`] slots, so that busy
+//! topics cost one look-up too. Memory is bounded by the slots: a topic that falls into a taken slot replaces what is there.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::pattern::Pattern;
+use crate::name::Topic;
+
+/// How many topics are remembered. About 300 bytes each at most, plus 4 per matching route.
+pub(crate) const MEMO_SLOTS: usize = 512;
+
+/// The indices of the routes that match, ascending.
+pub(crate) type Matching = Arc<[u32]>;
+
+/// The patterns of all routes, by index.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// For each topic that a pattern spells out, every route that matches it, by wildcard as well.
+    exact: HashMap<Box<str>, Matching>,
+    wild: Vec<(Pattern, u32)>,
+    memo: Memo,
+}
+
+impl Table {
+    /// The table of `patterns`, each at its index.
+    pub(crate) fn new<'p>(patterns: impl Iterator<Item = &'p Pattern> + Clone) -> Self {
+        let numbered = || patterns.clone().zip(0_u32..);
+        let everything_on = |topic: &str| numbered().filter(|(p, _)| p.matches(topic)).map(|(_, at)| at).collect();
+        let exact = patterns.clone().filter_map(Pattern::exact).map(|topic| (topic.into(), everything_on(topic))).collect();
+        let wild: Vec<_> = numbered().filter(|(p, _)| p.exact().is_none()).map(|(p, at)| (p.clone(), at)).collect();
+        Self { exact, wild, memo: Memo::default() }
+    }
+
+    /// The routes that match `topic`, in their order.
+    pub(crate) fn matching(&self, topic: &Topic) -> Matching {
+        if let Some(known) = self.exact.get(topic.as_str()) {
+            return Arc::clone(known);
+        }
+        if self.wild.is_empty() {
+            return Matching::default();
+        }
+        self.memo.get_or_insert(topic, || {
+            self.wild.iter().filter(|(pattern, _)| pattern.matches(topic.as_str())).map(|(_, at)| *at).collect()
+        })
+    }
+}
+
+/// A direct-mapped memory of answers.
+struct Memo {
+    slots: Box<[Mutex<Option<(Topic, Matching)>>]>,
+    hasher: RandomState,
+}
+
+impl Memo {
+    fn get_or_insert(&self, topic: &Topic, find: impl FnOnce() -> Matching) -> Matching {
+        let at = self.hasher.hash_one(topic.as_str()) as usize % self.slots.len();
+        // Whoever panicked while holding the lock left either the old or the new pair: both are right.
+        let mut slot = self.slots[at].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, matching)) = slot.as_ref().filter(|(known, _)| known == topic) {
+            return Arc::clone(matching);
+        }
+        let matching = find();
+        *slot = Some((topic.clone(), Arc::clone(&matching)));
+        matching
+    }
+}
+
+impl Default for Memo {
+    fn default() -> Self {
+        Self { slots: (0..MEMO_SLOTS).map(|_| Mutex::new(None)).collect(), hasher: RandomState::new() }
+    }
+}
+
+impl std::fmt::Debug for Memo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Memo").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(patterns: &[&str]) -> Table {
+        let patterns: Vec<_> = patterns.iter().map(|text| Pattern::new(text).expect("a pattern")).collect();
+        Table::new(patterns.iter())
+    }
+
+    fn check(table: &Table, topic: &str, expected: &[u32]) {
+        let topic = Topic::new(topic).expect("a topic");
+        assert_eq!(*table.matching(&topic), *expected, "{topic}");
+        assert_eq!(*table.matching(&topic), *expected, "{topic} from memory");
+    }
+
+    #[test]
+    fn exact_and_wildcard_routes_answer_in_the_order_of_routes() {
+        let table = table(&["a.#", "a.b", "*.c", "a.b", "x"]);
+        check(&table, "a.b", &[0, 1, 3]);
+        check(&table, "a.c", &[0, 2]);
+        check(&table, "x", &[4]);
+        check(&table, "y", &[]);
+    }
+
+    #[test]
+    fn more_topics_than_slots_are_all_answered_right() {
+        let table = table(&["a.*", "*.1", "#.7"]);
+        for round in 0..2 {
+            for n in 0..MEMO_SLOTS * 4 {
+                let mut expected = vec![0];
+                if n == 1 {
+                    expected.push(1);
+                }
+                if n == 7 {
+                    expected.push(2);
+                }
+                let topic = Topic::new(&format!("a.{n}")).expect("a topic");
+                assert_eq!(*table.matching(&topic), *expected, "{topic}, round {round}");
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Leases that run out: counted, recorded, tried again by the queue's backoff, dead when the attempts are used up.
+
+use std::time::Duration;
+
+use super::cases;
+use super::harness::{ATTEMPTS_MAX, BACKOFF, Harness, TTL, entry, want};
+use crate::clock::Clock as _;
+use crate::engine::{DeadCode, LeaseRequest, SettleError};
+
+cases! {
+    a_lease_does_not_run_out_early;
+    a_lease_that_ran_out_counts_as_an_attempt;
+    it_is_tried_again_after_the_backoff;
+    the_backoff_grows;
+    it_stands_in_the_history: History;
+    the_last_attempt_to_run_out_makes_it_dead;
+    a_queue_without_dead_letters_holds_it;
+    each_lease_runs_out_by_itself;
+    it_settles_nothing_any_more: Fenced;
+    it_emits_nothing_any_more: Fenced;
+    the_next_lease_is_not_settled_by_the_old_one: Fenced;
+}
+
+/// Leases `1` in `a` and lets the lease run out.
+async fn run_out(h: &Harness) -> (super::harness::Queues, crate::engine::Leased) {
+    let q = h.standard().await;
+    h.append(q.a, &["1"]).await;
+    let leased = h.take_one(q.a).await;
+    h.advance(TTL);
+    h.settles_at(q.a, (0, 0, 1)).await;
+    (q, leased)
+}
+
+async fn a_lease_does_not_run_out_early(h: Harness) {
+    let q = h.standard().await;
+    h.append(q.a, &["1"]).await;
+    let leased = h.take_one(q.a).await;
+    h.advance(TTL - Duration::from_millis(1));
+    h.assert_none(q.a, "the lease lasts a millisecond more").await;
+    assert_eq!(h.done(&leased).await, Ok(()));
+}
+
+async fn a_lease_that_ran_out_counts_as_an_attempt(h: Harness) {
+    let (q, _) = run_out(&h).await;
+    assert_eq!(h.browse(q.a).await[0].attempts, 1);
+    h.advance(BACKOFF);
+    let leased = h.take_one(q.a).await;
+    assert_eq!((leased.message.id(), leased.attempt()), ("1", 2));
+}
+
+async fn it_is_tried_again_after_the_backoff(h: Harness) {
+    let (q, _) = run_out(&h).await;
+    h.advance(BACKOFF - Duration::from_millis(1));
+    h.assert_none(q.a, "its backoff lasts a millisecond more").await;
+    h.advance(Duration::from_millis(1));
+    h.take_one(q.a).await;
+}
+
+async fn the_backoff_grows(h: Harness) {
+    let (q, _) = run_out(&h).await;
+    h.advance(BACKOFF);
+    h.take_one(q.a).await;
+    h.advance(TTL);
+    h.settles_at(q.a, (0, 0, 1)).await;
+    h.advance(BACKOFF * 2 - Duration::from_millis(1));
+    h.assert_none(q.a, "the second wait is twice the first").await;
+    h.advance(Duration::from_millis(1));
+    assert_eq!(h.take_one(q.a).await.attempt(), 3);
+}
+
+async fn it_stands_in_the_history(h: Harness) {
+    let q = h.standard().await;
+    h.append(q.a, &["1"]).await;
+    h.advance(Duration::from_secs(3));
+    let started = h.clock.wall();
+    h.take_one(q.a).await;
+    h.advance(TTL);
+    h.settles_at(q.a, (0, 0, 1)).await;
+    let history = h.browse(q.a).await.remove(0).history;
+    assert_eq!(history.len(), 1, "{history:?}");
+    assert_eq!((history[0].number, history[0].outcome.as_str()), (1, "lease-expired"));
+    assert_eq!(history[0].at_ms, started.0, "when the delivery started");
+    assert_eq!(history[0].digest, None);
+    assert!(!history[0].reason.is_empty(), "people are told what happened");
+}
+
+async fn the_last_attempt_to_run_out_makes_it_dead(h: Harness) {
+    let q = h.standard().await;
+    h.append(q.a, &["1"]).await;
+    for attempt in 1..=ATTEMPTS_MAX {
+        assert_eq!(h.take_one(q.a).await.attempt(), attempt);
+        h.advance(TTL);
+        h.settles_at(q.a, (0, 0, u64::from(attempt < ATTEMPTS_MAX))).await;
+        h.advance(Duration::from_secs(60));
+    }
+    h.settles_at(q.a_dead, (1, 0, 0)).await;
+    let stored = h.browse(q.a_dead).await.remove(0);
+    let dead = stored.dead.expect("it is a dead letter");
+    assert_eq!((dead.origin.as_str(), dead.reason.code), ("a", DeadCode::MaxAttempts));
+    assert_eq!(stored.attempts, ATTEMPTS_MAX);
+    if h.engine.guarantees().history {
+        let history: Vec<_> = stored.history.iter().map(|attempt| (attempt.number, attempt.outcome.as_str())).collect();
+        assert_eq!(history, [(1, "lease-expired"), (2, "lease-expired"), (3, "lease-expired")]);
+    }
+}
+
+async fn a_queue_without_dead_letters_holds_it(h: Harness) {
+    let q = h.standard().await;
+    h.append(q.a_dead, &["1"]).await;
+    for attempt in 1..=ATTEMPTS_MAX {
+        assert_eq!(h.take_one(q.a_dead).await.attempt(), attempt);
+        h.advance(TTL);
+        h.settles_at(q.a_dead, (0, 0, 1)).await;
+        h.advance(Duration::from_secs(60));
+    }
+    h.advance(Duration::from_secs(365 * 24 * 3600));
+    h.assert_none(q.a_dead, "it is held").await;
+    let stored = h.browse(q.a_dead).await.remove(0);
+    assert_eq!(stored.due, Some(super::harness::HELD));
+    assert_eq!(stored.dead.map(|dead| dead.reason.code), Some(DeadCode::MaxAttempts));
+}
+
+async fn each_lease_runs_out_by_itself(h: Harness) {
+    let q = h.standard().await;
+    h.append(q.a, &["1", "2", "3"]).await;
+    for (id, ttl_s) in [("1", 50), ("2", 10), ("3", 30)] {
+        let request = LeaseRequest { ttl: Some(Duration::from_secs(ttl_s)), ..want(q.a, 1, Duration::ZERO) };
+        let leased = h.engine.lease(request).await.expect("`lease` works");
+        assert_eq!(super::harness::ids(&leased), [id]);
+    }
+    h.advance(Duration::from_secs(10));
+    h.settles_at(q.a, (0, 2, 1)).await;
+    h.advance(Duration::from_secs(10));
+    assert_eq!(h.take_one(q.a).await.message.id(), "2");
+    h.advance(Duration::from_secs(10));
+    h.settles_at(q.a, (0, 2, 1)).await;
+    h.advance(BACKOFF);
+    assert_eq!(h.take_one(q.a).await.message.id(), "3");
+}
+
+async fn it_settles_nothing_any_more(h: Harness) {
+    let (q, leased) = run_out(&h).await;
+    assert_eq!(h.done(&leased).await, Err(SettleError::LeaseLost));
+    h.advance(BACKOFF);
+    assert_eq!(h.take_one(q.a).await.message.id(), "1", "it is still there");
+}
+
+async fn it_emits_nothing_any_more(h: Harness) {
+    let (q, leased) = run_out(&h).await;
+    let late = super::harness::done(&leased, vec![entry(q.b, "2")]);
+    assert_eq!(h.settle(late).await, Err(SettleError::LeaseLost));
+    h.append(q.b, &["3"]).await;
+    assert_eq!(super::harness::stored_ids(&h.browse(q.b).await), ["3"]);
+}
+
+async fn the_next_lease_is_not_settled_by_the_old_one(h: Harness) {
+    let (q, old) = run_out(&h).await;
+    h.advance(BACKOFF);
+    let new = h.take_one(q.a).await;
+    assert_eq!(h.done(&old).await, Err(SettleError::LeaseLost));
+    h.engine.release(vec![old.token]).await;
+    h.assert_none(q.a, "the old token gives nothing back").await;
+    assert_eq!(h.done(&new).await, Ok(()));
+}

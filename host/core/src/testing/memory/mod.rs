@@ -1,0 +1,264 @@
+//! An engine in memory: the contract of [`Engine`] with nothing else in the way.
+//!
+//! One lock around one [`Store`]; every call first lets leases that ran out end, then does its work. Invariants: the lock
+//! is never held across an await; whatever may make a message available wakes everybody who waits for one.
+
+mod look;
+mod store;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use self::store::Store;
+use super::clock::{Moment, TestClock};
+use crate::clock::Clock;
+use crate::engine::{
+    Append, Appended, Browse, Bulk, Counts, Defined, Definitions, Engine, EngineError, Fut, Guarantees, Health,
+    LeaseRequest, LeaseToken, Leased, Page, Progress, RequestError, SettleError, Settlement, StoreId,
+};
+
+/// Longest sleep of a waiting lease before it looks at the clock again: the wall clock may step meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The engine in memory. Everything is lost with the last clone; see [`MemoryEngine::crash`] for the likes of a restart.
+#[derive(Clone)]
+pub struct MemoryEngine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: StoreId,
+    clock: Arc<dyn Clock>,
+    /// Of a test clock: tells that it moved. With another clock waiters sleep instead.
+    moved: Option<watch::Receiver<Moment>>,
+    store: Mutex<Store>,
+    /// Something may have become available, or the store was closed.
+    changed: Notify,
+    health: watch::Sender<Health>,
+}
+
+const GUARANTEES: Guarantees =
+    Guarantees { effects_with_settlement: true, leases_fenced: true, append_atomic: true, history: true };
+
+impl MemoryEngine {
+    /// An empty store that goes by a real clock; waiting leases sleep on tokio's timer.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self::with(clock, None, StoreId(fastrand::u64(..)), Store::new())
+    }
+
+    /// An empty store that goes by a clock of a test; waiting leases look again whenever it moves.
+    #[must_use]
+    pub fn on_test_clock(clock: &TestClock) -> Self {
+        Self::with(Arc::new(clock.clone()), Some(clock.moved()), StoreId(fastrand::u64(..)), Store::new())
+    }
+
+    fn with(clock: Arc<dyn Clock>, moved: Option<watch::Receiver<Moment>>, id: StoreId, store: Store) -> Self {
+        let shared = Shared {
+            id,
+            clock,
+            moved,
+            store: Mutex::new(store),
+            changed: Notify::new(),
+            health: watch::Sender::new(Health::Ready),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The same store as a crash and a restart would leave it: messages stay, all leases end, the epoch rises.
+    /// This engine answers `Unavailable` from now on.
+    #[must_use]
+    pub fn crash(&self) -> Self {
+        let store = self.shared.lock().crash();
+        self.shared.changed.notify_waiters();
+        Self::with(self.shared.clock.clone(), self.shared.moved.clone(), self.shared.id, store)
+    }
+
+    /// Does `work` on the open store, after ending the leases that ran out.
+    fn work<T>(&self, work: impl FnOnce(&mut Store, Moment) -> T) -> Result<T, EngineError> {
+        let result = self.shared.work(work);
+        self.shared.changed.notify_waiters();
+        result
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Moment {
+        Moment { wall: self.clock.wall(), monotonic: self.clock.monotonic() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work<T>(&self, work: impl FnOnce(&mut Store, Moment) -> T) -> Result<T, EngineError> {
+        let mut store = self.lock();
+        if store.is_closed() {
+            return Err(EngineError::Unavailable);
+        }
+        let now = self.now();
+        self.expire(&mut store, now);
+        Ok(work(&mut store, now))
+    }
+
+    /// Wakes everybody when a lease ran out: its message may be anywhere now.
+    fn expire(&self, store: &mut Store, now: Moment) {
+        if store.expire(now) {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Leases, waiting for something to lease until the wait is over.
+    async fn lease(&self, want: LeaseRequest) -> Result<Vec<Leased>, RequestError> {
+        let deadline = self.clock.monotonic().plus(want.wait);
+        let mut moved = self.moved.clone();
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // Both signals are armed before the store is looked at, so that none falls between looking and waiting.
+            changed.as_mut().enable();
+            if let Some(moved) = &mut moved {
+                moved.mark_unchanged();
+            }
+            let now = self.now();
+            let (leased, next) = self.work(|store, now| {
+                store.lease(&want, now).map(|leased| (leased, store.next_event(want.queue, now)))
+            })??;
+            if !leased.is_empty() || now.monotonic >= deadline {
+                return Ok(leased);
+            }
+            let left = deadline.since(now.monotonic);
+            let moves = async {
+                match &mut moved {
+                    Some(moved) => drop(moved.changed().await),
+                    None => tokio::time::sleep(next.map_or(left, |next| next.min(left)).min(LOOK_AGAIN)).await,
+                }
+            };
+            tokio::select! {
+                () = changed => {}
+                () = moves => {}
+            }
+        }
+    }
+}
+
+fn ready<T: Send + 'static>(value: T) -> Fut<'static, T> {
+    Box::pin(std::future::ready(value))
+}
+
+impl Engine for MemoryEngine {
+    fn guarantees(&self) -> &Guarantees {
+        &GUARANTEES
+    }
+
+    fn store_id(&self) -> StoreId {
+        self.shared.id
+    }
+
+    fn define(&self, definitions: Definitions) -> Fut<'_, Result<Defined, EngineError>> {
+        ready(self.work(|store, _| store.define(definitions)))
+    }
+
+    fn append(&self, append: Append) -> Fut<'_, Result<Appended, RequestError>> {
+        ready(self.work(|store, now| store.append(append, now)).map_err(RequestError::from).flatten())
+    }
+
+    fn lease(&self, want: LeaseRequest) -> Fut<'_, Result<Vec<Leased>, RequestError>> {
+        Box::pin(self.shared.lease(want))
+    }
+
+    fn extend(&self, leases: Vec<(LeaseToken, Duration)>) -> Fut<'_, Vec<Result<(), SettleError>>> {
+        let extend =
+            |(token, by)| self.work(|store, now| store.extend(token, by, now)).map_err(SettleError::from).flatten();
+        ready(leases.into_iter().map(extend).collect())
+    }
+
+    fn release(&self, leases: Vec<LeaseToken>) -> Fut<'_, ()> {
+        // A closed store has no leases to give back.
+        let _ = self.work(|store, _| leases.into_iter().for_each(|token| store.release(token)));
+        ready(())
+    }
+
+    fn settle(&self, batch: Vec<Settlement>) -> Fut<'static, Vec<Result<(), SettleError>>> {
+        let settle =
+            |settlement| self.work(|store, now| store.settle(settlement, now)).map_err(SettleError::from).flatten();
+        ready(batch.into_iter().map(settle).collect())
+    }
+
+    fn browse(&self, what: Browse) -> Fut<'_, Result<Page, RequestError>> {
+        ready(self.work(|store, now| store.browse(&what, now)).map_err(RequestError::from).flatten())
+    }
+
+    fn bulk(&self, job: Bulk) -> Fut<'_, Result<Progress, RequestError>> {
+        ready(self.work(|store, now| store.bulk(&job, now)).map_err(RequestError::from).flatten())
+    }
+
+    fn counts(&self) -> Arc<Counts> {
+        let now = self.shared.now();
+        let mut store = self.shared.lock();
+        self.shared.expire(&mut store, now);
+        Arc::new(store.counts(now))
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.shared.health.subscribe()
+    }
+
+    fn close(&self, _within: Duration) -> Fut<'_, ()> {
+        self.shared.lock().close();
+        self.shared.changed.notify_waiters();
+        ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::engine::{Definitions, NewEntry, QueueDefinition, Settlement, Verdict};
+    use crate::message::{Attributes, Message};
+    use crate::name::{QueueName, Topic};
+    use crate::retry::RetryPolicy;
+    use crate::testing::conformance::{self, Harness};
+
+    fn harness(engine: MemoryEngine, clock: TestClock) -> Harness {
+        let reopen = {
+            let (engine, clock) = (engine.clone(), clock.clone());
+            move || ready(harness(engine.crash(), clock))
+        };
+        Harness { engine: Arc::new(engine), clock, poke: Box::new(|| ()), reopen: Some(Box::new(reopen)) }
+    }
+
+    #[tokio::test]
+    async fn it_conforms() {
+        let report = conformance::run(|| {
+            let clock = TestClock::new();
+            ready(harness(MemoryEngine::on_test_clock(&clock), clock))
+        })
+        .await;
+        assert_eq!(report.skipped, [""; 0], "it claims everything");
+    }
+
+    #[tokio::test]
+    async fn on_a_real_clock_a_wait_ends_and_a_retry_comes() {
+        let clock = Arc::new(SystemClock::new());
+        let engine = MemoryEngine::new(clock.clone());
+        let name = QueueName::new("q").expect("a name");
+        let queue = QueueDefinition { name: name.clone(), dead_letter: None, retry: RetryPolicy::default() };
+        let defined = engine.define(Definitions { queues: vec![queue] }).await.expect("it is open");
+        let queue = defined.queues[&name];
+        let want = |wait_ms| LeaseRequest { queue, max: 1, wait: Duration::from_millis(wait_ms), ttl: None };
+        assert_eq!(engine.lease(want(5)).await.expect("it is open").len(), 0, "the wait is over");
+        let attributes = Attributes { id: "1", source: "/s", kind: "t", ..Attributes::default() };
+        let message = Message::new(&attributes, b"").expect("a message");
+        let new = NewEntry { queue, topic: Topic::new("t").expect("a topic"), message, hops: 0, dead: None };
+        engine.append(Append { entries: vec![new] }).await.expect("it is open");
+        let lease = engine.lease(want(0)).await.expect("it is open")[0].token;
+        let at = clock.wall().plus(Duration::from_millis(5));
+        engine.settle(vec![Settlement { lease, attempt: None, verdict: Verdict::Again { at } }]).await;
+        let leased = engine.lease(want(60_000)).await.expect("it is open");
+        assert_eq!(leased[0].attempt(), 2, "it came when it was due");
+        assert!(clock.wall() >= at, "and not before");
+    }
+}

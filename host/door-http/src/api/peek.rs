@@ -1,0 +1,176 @@
+//! Looking at messages without leasing them: a queue's, its dead letters, and one dead letter with its history.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+use pelton_core::clock::WallMs;
+use pelton_core::engine::{Attempt, Cursor, DeadLetter, Stored};
+use serde::Serialize;
+
+use super::fill::{Fill, Steps};
+use super::{Shared, json, rfc3339};
+use crate::event::MessageJson;
+use crate::input::{InPath, PageQuery, query};
+use crate::limits::{DEAD_SCAN_MAX, PAGE_MAX};
+use crate::problem::{Code, Problem};
+
+/// The due time of a message that is held until somebody acts.
+const HELD: WallMs = WallMs(u64::MAX);
+
+#[derive(Serialize)]
+struct StoredJson<'a> {
+    position: u64,
+    topic: &'a str,
+    attempts: u32,
+    accepted: String,
+    /// When it may be tried again; none: now, or never by itself when it is held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due: Option<String>,
+    /// Nothing happens to it until somebody acts.
+    held: bool,
+    leased: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead: Option<DeadJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<Vec<AttemptJson<'a>>>,
+    message: MessageJson<'a>,
+}
+
+#[derive(Serialize)]
+struct DeadJson<'a> {
+    origin: &'a str,
+    at: String,
+    code: &'static str,
+    detail: &'a str,
+}
+
+#[derive(Serialize)]
+struct AttemptJson<'a> {
+    number: u32,
+    at: String,
+    outcome: &'a str,
+    reason: &'a str,
+    duration_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<&'a str>,
+    log_tail: &'a str,
+}
+
+impl<'a> StoredJson<'a> {
+    fn new(stored: &'a Stored) -> Self {
+        Self {
+            position: stored.position.0,
+            topic: stored.topic.as_str(),
+            attempts: stored.attempts,
+            accepted: rfc3339(stored.accepted),
+            due: stored.due.filter(|due| *due != HELD).map(rfc3339),
+            held: stored.due == Some(HELD),
+            leased: stored.leased,
+            dead: stored.dead.as_ref().map(DeadJson::new),
+            history: None,
+            message: MessageJson(&stored.message),
+        }
+    }
+
+    fn with_history(stored: &'a Stored) -> Self {
+        Self { history: Some(stored.history.iter().map(AttemptJson::new).collect()), ..Self::new(stored) }
+    }
+}
+
+impl<'a> DeadJson<'a> {
+    fn new(dead: &'a DeadLetter) -> Self {
+        let DeadLetter { origin, at, reason } = dead;
+        Self { origin: origin.as_str(), at: rfc3339(*at), code: reason.code.as_str(), detail: &reason.detail }
+    }
+}
+
+impl<'a> AttemptJson<'a> {
+    fn new(attempt: &'a Attempt) -> Self {
+        Self {
+            number: attempt.number,
+            at: rfc3339(WallMs(attempt.at_ms)),
+            outcome: &attempt.outcome,
+            reason: &attempt.reason,
+            duration_us: attempt.duration_us,
+            digest: attempt.digest.as_deref(),
+            log_tail: &attempt.log_tail,
+        }
+    }
+}
+
+pub(super) async fn messages(
+    State(shared): State<Arc<Shared>>,
+    InPath(queue): InPath<String>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    page(&shared, &queue, &uri).await
+}
+
+pub(super) async fn dead(
+    State(shared): State<Arc<Shared>>,
+    InPath(queue): InPath<String>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let dead_letters = shared.broker.dead_letter_queue(&queue)?;
+    page(&shared, dead_letters.as_str(), &uri).await
+}
+
+async fn page(shared: &Shared, queue: &str, uri: &Uri) -> Result<Response, Problem> {
+    let (max, mut after) = query::<PageQuery>(uri)?.checked()?;
+    let mut fill = Fill::new(max, shared.broker.plan().broker.message_bytes_max);
+    while let Some(step) = fill.next_step() {
+        let page = shared.broker.browse(queue, after, step).await?;
+        page.items.iter().try_for_each(|stored| fill.push(&StoredJson::new(stored)))?;
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    fill.finish(after.as_ref())
+}
+
+pub(super) async fn dead_one(
+    State(shared): State<Arc<Shared>>,
+    InPath((queue, id)): InPath<(String, String)>,
+) -> Result<Response, Problem> {
+    let dead_letters = shared.broker.dead_letter_queue(&queue)?;
+    match find(&shared, dead_letters.as_str(), &id).await? {
+        Some(stored) => Ok(json(&StoredJson::with_history(&stored), 4096)),
+        None => {
+            let detail = format!(
+                "queue '{dead_letters}' holds no dead letter with the position or id '{}' among its first {DEAD_SCAN_MAX}",
+                super::shorten(&id)
+            );
+            Err(Problem::new(Code::UnknownMessage, detail))
+        }
+    }
+}
+
+/// The message at the position that `id` spells or, where there is none, the first whose id it is.
+async fn find(shared: &Shared, queue: &str, id: &str) -> Result<Option<Stored>, Problem> {
+    let position: Option<u64> = id.parse().ok();
+    let mut by_id = None;
+    let mut after: Option<Cursor> = None;
+    let mut steps = Steps::new(DEAD_SCAN_MAX, shared.broker.plan().broker.message_bytes_max);
+    while let Some(step) = steps.next() {
+        let page = shared.broker.browse(queue, after, step.min(PAGE_MAX)).await?;
+        for stored in page.items {
+            steps.took(stored.message.as_bytes().len());
+            if Some(stored.position.0) == position {
+                return Ok(Some(stored));
+            }
+            if by_id.is_none() && stored.message.id() == id {
+                by_id = Some(stored);
+            }
+        }
+        let is_found = by_id.is_some() && position.is_none();
+        after = page.next;
+        if is_found || after.is_none() {
+            break;
+        }
+        steps.let_go();
+    }
+    Ok(by_id)
+}

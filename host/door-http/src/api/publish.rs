@@ -1,0 +1,283 @@
+//! `POST /v1/topics/{topic}`: a request to messages, in the four forms that the content type and headers tell apart.
+//!
+//! The hot path of the broker: the body is read without copying where it came in one piece, parsed in one pass, and each
+//! message is built once.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use pelton_core::broker::{Publish, PublishError, Published, Refusal, RefusalCode};
+use pelton_core::clock::WallMs;
+use pelton_core::message::{Attributes, Message};
+use pelton_core::name::Topic;
+use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
+use serde_json::json;
+
+use super::{Shared, json, rfc3339};
+use crate::body::refuse;
+use crate::event::{Defect, Malformed, from_headers, has_event_headers, parse_batch, parse_one};
+use crate::input::{InPath, invalid_json};
+use crate::limits::{BATCH_MESSAGES_MAX, ITEMS_LISTED_MAX};
+use crate::problem::{Code, Problem};
+
+/// The source of messages that come without CloudEvents attributes.
+const PLAIN_SOURCE: &str = "/pelton/http";
+
+pub(super) async fn publish(
+    State(shared): State<Arc<Shared>>,
+    InPath(topic): InPath<String>,
+    request: Request<Body>,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let form = match Topic::new(&topic).map_err(|error| Problem::new(Code::InvalidTopic, error.to_string())) {
+        Ok(topic) => Form::of(&head.headers).map(|form| (topic, form)),
+        Err(problem) => Err(problem),
+    };
+    let (topic, form) = match form {
+        Ok(known) => known,
+        Err(problem) => return refuse(&head.headers, body, problem),
+    };
+    accept(&shared, topic, form, &head.headers, body).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn accept(
+    shared: &Shared,
+    topic: Topic,
+    form: Form,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let received = shared.budget.read(headers, body, shared.request_bytes_max, "[http] max-request").await?;
+    let batch = match form {
+        Form::Batch => batch(&topic, text(&received.bytes)?)?,
+        Form::Structured => {
+            let message = parse_one(text(&received.bytes)?).map_err(|error| malformed(error, false))?;
+            vec![Publish { topic, message }]
+        }
+        Form::Binary => {
+            let message = from_headers(headers, &received.bytes).map_err(|defect| invalid_event(None, &defect))?;
+            vec![Publish { topic, message }]
+        }
+        Form::Plain => {
+            let message = plain(shared.broker.clock().wall(), &topic, headers, &received.bytes)?;
+            vec![Publish { topic, message }]
+        }
+    };
+    drop(received);
+    let published = shared.broker.publish(batch).await.map_err(refused)?;
+    Ok(json(&Answer(&published), 32 + published.len() * ITEM_BYTES))
+}
+
+/// How the messages stand in the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// `application/cloudevents-batch+json`
+    Batch,
+    /// `application/cloudevents+json`
+    Structured,
+    /// Attributes in `ce-` headers; the body is the data.
+    Binary,
+    /// The body is the data; the broker makes the attributes.
+    Plain,
+}
+
+impl Form {
+    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+        let media = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let is = |expected: &str| media.eq_ignore_ascii_case(expected.as_bytes());
+        const PREFIX: &str = "application/cloudevents";
+        if is("application/cloudevents-batch+json") {
+            Ok(Self::Batch)
+        } else if is("application/cloudevents+json") {
+            Ok(Self::Structured)
+        } else if media.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes())) {
+            let detail = format!(
+                "the event format '{}' is not supported; use application/cloudevents+json or application/cloudevents-batch+json",
+                media.escape_ascii()
+            );
+            Err(Problem::new(Code::UnsupportedMediaType, detail))
+        } else if has_event_headers(headers) {
+            Ok(Self::Binary)
+        } else {
+            Ok(Self::Plain)
+        }
+    }
+}
+
+fn text(body: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(body).map_err(|error| {
+        let detail = format!("the body is not JSON: byte {} is not UTF-8", error.valid_up_to());
+        Problem::new(Code::InvalidJson, detail).with("byte", error.valid_up_to())
+    })
+}
+
+fn batch(topic: &Topic, text: &str) -> Result<Vec<Publish>, Problem> {
+    /// An event with its attributes is hardly shorter.
+    const EVENT_BYTES_ABOUT: usize = 256;
+    let mut batch = Vec::with_capacity((text.len() / EVENT_BYTES_ABOUT).min(BATCH_MESSAGES_MAX));
+    let parsed = parse_batch(text, &mut |message| batch.push(Publish { topic: topic.clone(), message }));
+    parsed.map(|()| batch).map_err(|error| malformed(error, true))
+}
+
+/// The message of a plain body: the broker makes id, source, type and time.
+fn plain(now: WallMs, topic: &Topic, headers: &HeaderMap, data: &[u8]) -> Result<Message, Problem> {
+    let content_type = headers.get(CONTENT_TYPE).map(|value| std::str::from_utf8(value.as_bytes())).transpose();
+    let content_type =
+        content_type.map_err(|_| Problem::new(Code::InvalidRequest, "the header Content-Type is not UTF-8"))?;
+    let made = uuid::Uuid::new_v7(uuid::Timestamp::from_unix(
+        uuid::NoContext,
+        now.0 / 1000,
+        (now.0 % 1000 * 1_000_000) as u32,
+    ));
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let attributes = Attributes {
+        id: made.hyphenated().encode_lower(&mut buffer),
+        source: PLAIN_SOURCE,
+        kind: topic.as_str(),
+        time: Some(&rfc3339(now)),
+        content_type: Some(content_type.unwrap_or("application/octet-stream")),
+        ..Attributes::default()
+    };
+    Message::new(&attributes, data).map_err(|error| invalid_event(None, &error.into()))
+}
+
+fn malformed(error: Malformed, is_batch: bool) -> Problem {
+    match error {
+        Malformed::Syntax(error) => invalid_json(&error),
+        Malformed::Shape { index: None, detail } => {
+            Problem::new(Code::InvalidEvent, format!("the body is JSON, but of another shape: {detail}"))
+        }
+        Malformed::Shape { index: Some(index), detail } => {
+            let detail = format!("message {index} is not a CloudEvent, so none was accepted: {detail}");
+            Problem::new(Code::InvalidEvent, detail).with("index", index)
+        }
+        Malformed::Events { faults, count } => match faults.first() {
+            Some((index, defect)) if is_batch => {
+                let item = |(index, defect): &(usize, Defect)| json!({"index": index, "code": Code::InvalidEvent.as_str(), "attribute": defect.attribute, "detail": defect.detail});
+                invalid_event(Some(*index), defect)
+                    .with("count", count)
+                    .with("items", faults.iter().map(item).collect::<Vec<_>>())
+            }
+            Some((_, defect)) => invalid_event(None, defect),
+            None => Problem::new(Code::InvalidEvent, "the body is not an event"),
+        },
+        Malformed::TooMany => {
+            let detail = format!("the batch has more than {BATCH_MESSAGES_MAX} messages; split it");
+            Problem::new(Code::TooLarge, detail).with("messages_max", BATCH_MESSAGES_MAX)
+        }
+    }
+}
+
+fn invalid_event(index: Option<usize>, defect: &Defect) -> Problem {
+    let detail = match index {
+        Some(index) => format!("message {index} is not a valid CloudEvent, so none was accepted: {}", defect.detail),
+        None => format!("this is not a valid CloudEvent: {}", defect.detail),
+    };
+    let problem = Problem::new(Code::InvalidEvent, detail);
+    let problem = match &defect.attribute {
+        Some(attribute) => problem.with("attribute", attribute.as_str()),
+        None => problem,
+    };
+    match index {
+        Some(index) => problem.with("index", index),
+        None => problem,
+    }
+}
+
+fn refused(error: PublishError) -> Problem {
+    let refusals = match error {
+        PublishError::Engine(error) => return error.into(),
+        PublishError::Refused(refusals) => refusals,
+    };
+    let code = refusals.first().map_or(Code::Unroutable, |first| code_of(first.code));
+    let first = refusals.first().map(|first| first.detail.clone()).unwrap_or_default();
+    let detail = match refusals.len() {
+        0 | 1 => first,
+        count => format!("{count} of the messages can't be accepted, so none was; the first: {first}"),
+    };
+    let item = |Refusal { index, code, detail }: &Refusal| json!({"index": index, "code": code_of(*code).as_str(), "detail": detail});
+    let items: Vec<_> = refusals.iter().take(ITEMS_LISTED_MAX).map(item).collect();
+    Problem::new(code, detail).with("count", refusals.len()).with("items", items)
+}
+
+fn code_of(code: RefusalCode) -> Code {
+    match code {
+        RefusalCode::Unroutable => Code::Unroutable,
+        RefusalCode::TooLarge => Code::TooLarge,
+    }
+}
+
+/// About what a message adds to the answer: its id twice and the framing.
+const ITEM_BYTES: usize = 112;
+
+/// `{"ids":[..],"messages":[{"id":..,"targets":..}]}`
+struct Answer<'a>(&'a [Published]);
+
+impl Serialize for Answer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut answer = serializer.serialize_struct("Answer", 2)?;
+        answer.serialize_field("ids", &Each(self.0, id_of))?;
+        answer.serialize_field("messages", &Each(self.0, MessageAnswer::new))?;
+        answer.end()
+    }
+}
+
+fn id_of(published: &Published) -> &str {
+    &published.id
+}
+
+/// A list, one item per published message, made while it is written.
+struct Each<'a, F>(&'a [Published], F);
+
+impl<'a, T: Serialize, F: Fn(&'a Published) -> T> Serialize for Each<'a, F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for published in self.0 {
+            list.serialize_element(&(self.1)(published))?;
+        }
+        list.end()
+    }
+}
+
+#[derive(serde::Serialize)]
+struct MessageAnswer<'a> {
+    id: &'a str,
+    targets: usize,
+}
+
+impl<'a> MessageAnswer<'a> {
+    fn new(published: &'a Published) -> Self {
+        Self { id: &published.id, targets: published.targets }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn the_form_follows_the_headers() {
+        let check = |pairs: &[(&'static str, &'static str)], expected: Option<Form>| {
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect();
+            assert_eq!(Form::of(&headers).ok(), expected, "{pairs:?}");
+        };
+        check(&[], Some(Form::Plain));
+        check(&[("content-type", "application/json")], Some(Form::Plain));
+        check(&[("content-type", "Application/CloudEvents+JSON; charset=utf-8")], Some(Form::Structured));
+        check(&[("content-type", "application/cloudevents+json"), ("ce-id", "1")], Some(Form::Structured));
+        check(&[("content-type", "application/cloudevents-batch+json")], Some(Form::Batch));
+        check(&[("content-type", "text/plain"), ("ce-id", "1")], Some(Form::Binary));
+        check(&[("content-type", "application/cloudevents+avro")], None);
+        check(&[("content-type", "application/cloudevents")], None);
+    }
+}

@@ -1,0 +1,12 @@
+//! The API against a broker in memory, and the door on a socket.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
+
+mod dead;
+mod faulty;
+mod general;
+mod publish;
+mod pull;
+mod socket;
+mod storage;
+mod support;

@@ -1,0 +1,108 @@
+//! Where a page or a step ended, as text: what callers pass back unread.
+//!
+//! A text that is none of ours leads nowhere: the page or step behind it is empty and the last.
+
+use pelton_core::engine::Cursor;
+
+/// A place in the order of a queue: first what is ready by position, then what waits by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// Behind this position of `ready`.
+    Ready { position: u64 },
+    /// Behind this key of `due`.
+    Due { due: u64, position: u64 },
+}
+
+impl After {
+    pub(crate) const START: Self = Self::Ready { position: 0 };
+    pub(crate) const START_OF_DUE: Self = Self::Due { due: 0, position: 0 };
+}
+
+/// Where a step of a bulk change ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// All messages: behind this one; those from position `before` on came later than the change.
+    All { after: After, before: u64 },
+    /// Listed positions: from this index on.
+    Listed { index: usize },
+    /// Listed positions of one step that were not found by position: search on by time.
+    Search { index: usize, due: u64, position: u64 },
+}
+
+/// The numbers behind the letter, if the text has exactly `N`.
+fn numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
+    let mut numbers = [0; N];
+    let mut parts = text.split('.');
+    for number in &mut numbers {
+        *number = u64::from_str_radix(parts.next()?, 16).ok()?;
+    }
+    parts.next().is_none().then_some(numbers)
+}
+
+impl After {
+    pub(crate) fn to_cursor(self) -> Cursor {
+        Cursor(match self {
+            Self::Ready { position } => format!("r{position:x}"),
+            Self::Due { due, position } => format!("d{due:x}.{position:x}"),
+        })
+    }
+
+    pub(crate) fn of(cursor: Option<&Cursor>) -> Option<Self> {
+        let Some(Cursor(text)) = cursor else { return Some(Self::START) };
+        match text.split_at_checked(1)? {
+            ("r", rest) => numbers(rest).map(|[position]| Self::Ready { position }),
+            ("d", rest) => numbers(rest).map(|[due, position]| Self::Due { due, position }),
+            _ => None,
+        }
+    }
+}
+
+impl Step {
+    pub(crate) fn to_cursor(self) -> Cursor {
+        Cursor(match self {
+            Self::All { after: After::Ready { position }, before } => format!("R{position:x}.{before:x}"),
+            Self::All { after: After::Due { due, position }, before } => format!("D{due:x}.{position:x}.{before:x}"),
+            Self::Listed { index } => format!("L{index:x}"),
+            Self::Search { index, due, position } => format!("S{index:x}.{due:x}.{position:x}"),
+        })
+    }
+
+    pub(crate) fn of(cursor: &Cursor) -> Option<Self> {
+        let index = |index: u64| usize::try_from(index).ok();
+        match cursor.0.split_at_checked(1)? {
+            ("R", rest) => {
+                numbers(rest).map(|[position, before]| Self::All { after: After::Ready { position }, before })
+            }
+            ("D", rest) => {
+                numbers(rest).map(|[due, position, before]| Self::All { after: After::Due { due, position }, before })
+            }
+            ("L", rest) => Some(Self::Listed { index: index(numbers::<1>(rest)?[0])? }),
+            ("S", rest) => {
+                let [at, due, position] = numbers(rest)?;
+                Some(Self::Search { index: index(at)?, due, position })
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_come_back_and_other_texts_lead_nowhere() {
+        for after in [After::START, After::Ready { position: 77 }, After::Due { due: u64::MAX, position: 3 }] {
+            assert_eq!(After::of(Some(&after.to_cursor())), Some(after));
+            let step = Step::All { after, before: 9 };
+            assert_eq!(Step::of(&step.to_cursor()), Some(step));
+        }
+        for step in [Step::Listed { index: 12 }, Step::Search { index: 1, due: 2, position: 3 }] {
+            assert_eq!(Step::of(&step.to_cursor()), Some(step));
+        }
+        for text in ["", "r", "rx", "r1.2", "d1", "q1", "\u{e9}1", "R1", "S1.2", "L"] {
+            let cursor = Cursor(text.to_owned());
+            assert_eq!((After::of(Some(&cursor)), Step::of(&cursor)), (None, None), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The shell around the store, as an [`Engine`]: callers on one side of a channel, the writer's thread on the other.
+//!
+//! Invariants: rows are encoded and messages decoded on the caller's thread; one reply per command; a lease whose receiver
+//! is gone is given back, wherever between the two sides it got lost.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pelton_core::clock::Clock;
+use pelton_core::engine::{
+    Append, Appended, Browse, Bulk, Counts, Defined, Definitions, Engine, EngineError, EntryId, Fut, Guarantees,
+    Health, LeaseRequest, LeaseToken, Leased, Page, Progress, RequestError, SettleError, Settlement, StoreId,
+};
+use pelton_core::metrics::EngineMetrics;
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use crate::browse::Snapshot;
+use crate::command::{Command, Grant, Reply, Request};
+use crate::open::{Disk, FileDisk, OpenError};
+use crate::prepare::{PreparedSettlement, prepare, prepare_settlement};
+use crate::store::Store;
+use crate::tuning::Tuning;
+use crate::writer::{Address, Board, Message, Writer};
+
+/// How an engine is opened.
+pub struct OpenOptions {
+    /// The data folder; made if it is not there.
+    pub dir: PathBuf,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// What it counts.
+    pub metrics: EngineMetrics,
+    /// Its thresholds.
+    pub tuning: Tuning,
+    /// Where all randomness comes from: different at each start, but in tests.
+    pub seed: u64,
+}
+
+/// Messages in a redb file.
+pub struct RedbEngine {
+    id: StoreId,
+    tuning: Tuning,
+    sender: mpsc::Sender<Message>,
+    /// Bytes of appends that may yet be sent; a permit is a byte.
+    room: Semaphore,
+    board: Arc<Board>,
+    health: watch::Receiver<Health>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+const GUARANTEES: Guarantees =
+    Guarantees { effects_with_settlement: true, leases_fenced: true, append_atomic: true, history: true };
+
+impl RedbEngine {
+    /// Opens the data folder and starts the writer's thread.
+    ///
+    /// # Errors
+    /// [`OpenError`], which names the place and the remedy.
+    pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
+        let store_id = fastrand::Rng::with_seed(options.seed).u64(..);
+        let disk = FileDisk::take(&options.dir, store_id)?;
+        Self::open_on(Box::new(disk), options)
+    }
+
+    /// Opens the database on `disk`, whatever that is; `options.dir` is not looked at.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(disk: Box<dyn Disk>, options: OpenOptions) -> Result<Self, OpenError> {
+        let OpenOptions { dir: _, clock, metrics, tuning, seed } = options;
+        let path = disk.path().to_owned();
+        let store = Store::open(disk, tuning.clone(), seed)?;
+        let id = store.id();
+        let (sender, receiver) = mpsc::channel();
+        let board = Arc::new(Board::default());
+        let (health_sender, health) = watch::channel(Health::Ready);
+        let writer = Writer::new(store, clock, metrics, &tuning, receiver, Arc::clone(&board), health_sender);
+        let thread = std::thread::Builder::new()
+            .name("pelton-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| OpenError::Io { file: path, reason: format!("no thread for the writer: {error}") })?;
+        let room = Semaphore::new(tuning.backlog_bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize)));
+        Ok(Self { id, tuning, sender, room, board, health, thread: Mutex::new(Some(thread)) })
+    }
+
+    fn send(&self, request: Request) -> oneshot::Receiver<Delivered> {
+        let (sender, receiver) = oneshot::channel();
+        let address = Address::new(sender, self.sender.clone());
+        // A writer that is gone has dropped its end and what was in it, and the receiver will say so.
+        let _ = self.sender.send(Message::Command(Command { ticket: address, request }));
+        receiver
+    }
+
+    async fn ask(&self, request: Request) -> Option<Reply> {
+        self.send(request).await.ok().map(Delivered::take)
+    }
+
+    async fn append_prepared(&self, append: Append) -> Result<Appended, RequestError> {
+        let entries = prepare(append.entries, &self.tuning);
+        let bytes = entries.bytes().clamp(1, self.tuning.backlog_bytes.max(1));
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let Ok(_room) = self.room.acquire_many(permits).await else {
+            return Err(EngineError::Unavailable.into());
+        };
+        match self.ask(Request::Append(entries)).await {
+            Some(Reply::Appended(result)) => result,
+            _ => Err(EngineError::Unknown.into()),
+        }
+    }
+
+    async fn lease_opened(&self, want: LeaseRequest) -> Result<Vec<Leased>, RequestError> {
+        match self.ask(Request::Lease(want)).await {
+            Some(Reply::Leased(Ok(grants))) => {
+                grants.into_iter().map(|grant| grant.open().map_err(RequestError::from)).collect()
+            }
+            Some(Reply::Leased(Err(error))) => Err(error),
+            _ => Err(EngineError::Unavailable.into()),
+        }
+    }
+
+    async fn browse_page(&self, what: Browse) -> Result<Page, RequestError> {
+        let snapshot: Snapshot = match self.ask(Request::Snapshot(what.queue)).await {
+            Some(Reply::Snapshot(snapshot)) => snapshot?,
+            _ => return Err(EngineError::Unavailable.into()),
+        };
+        let page_bytes = self.tuning.page_bytes;
+        let read = tokio::task::spawn_blocking(move || snapshot.page(&what, page_bytes));
+        let mut page = read.await.map_err(|_| EngineError::Unavailable)??;
+        let entries: Vec<EntryId> = page.items.iter().map(|item| item.entry).collect();
+        if let Some(Reply::Held(held)) = self.ask(Request::Held(entries)).await {
+            page.items.iter_mut().zip(held).for_each(|(item, held)| item.leased = held);
+        }
+        Ok(page)
+    }
+
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("The writer's thread panicked.");
+        }
+    }
+}
+
+/// A reply on its way. Leases in it that nobody takes are given back.
+pub(crate) struct Delivered {
+    reply: Option<Reply>,
+    sender: mpsc::Sender<Message>,
+}
+
+impl Delivered {
+    pub(crate) fn new(reply: Reply, sender: mpsc::Sender<Message>) -> Self {
+        Self { reply: Some(reply), sender }
+    }
+
+    fn take(mut self) -> Reply {
+        self.reply.take().expect("a reply is taken once, by value")
+    }
+}
+
+impl Drop for Delivered {
+    fn drop(&mut self) {
+        if let Some(Reply::Leased(Ok(grants))) = self.reply.take() {
+            let tokens = grants.iter().map(Grant::token).collect();
+            let _ = self.sender.send(Message::GiveBack(tokens));
+        }
+    }
+}
+
+impl Engine for RedbEngine {
+    fn guarantees(&self) -> &Guarantees {
+        &GUARANTEES
+    }
+
+    fn store_id(&self) -> StoreId {
+        self.id
+    }
+
+    fn define(&self, definitions: Definitions) -> Fut<'_, Result<Defined, EngineError>> {
+        Box::pin(async move {
+            match self.ask(Request::Define(definitions)).await {
+                Some(Reply::Defined(result)) => result,
+                _ => Err(EngineError::Unavailable),
+            }
+        })
+    }
+
+    fn append(&self, append: Append) -> Fut<'_, Result<Appended, RequestError>> {
+        Box::pin(self.append_prepared(append))
+    }
+
+    fn lease(&self, want: LeaseRequest) -> Fut<'_, Result<Vec<Leased>, RequestError>> {
+        Box::pin(self.lease_opened(want))
+    }
+
+    fn extend(&self, leases: Vec<(LeaseToken, Duration)>) -> Fut<'_, Vec<Result<(), SettleError>>> {
+        let count = leases.len();
+        let receiver = self.send(Request::Extend(leases));
+        Box::pin(async move {
+            match receiver.await.map(Delivered::take) {
+                Ok(Reply::Extended(results)) => results,
+                _ => vec![Err(EngineError::Unavailable.into()); count],
+            }
+        })
+    }
+
+    fn release(&self, leases: Vec<LeaseToken>) -> Fut<'_, ()> {
+        let receiver = self.send(Request::Release(leases));
+        Box::pin(async move {
+            let _ = receiver.await;
+        })
+    }
+
+    fn settle(&self, batch: Vec<Settlement>) -> Fut<'static, Vec<Result<(), SettleError>>> {
+        let count = batch.len();
+        let batch: Vec<PreparedSettlement> =
+            batch.into_iter().map(|settlement| prepare_settlement(settlement, &self.tuning)).collect();
+        let receiver = self.send(Request::Settle(batch));
+        Box::pin(async move {
+            match receiver.await.map(Delivered::take) {
+                Ok(Reply::Settled(results)) => results,
+                _ => vec![Err(EngineError::Unknown.into()); count],
+            }
+        })
+    }
+
+    fn browse(&self, what: Browse) -> Fut<'_, Result<Page, RequestError>> {
+        Box::pin(self.browse_page(what))
+    }
+
+    fn bulk(&self, job: Bulk) -> Fut<'_, Result<Progress, RequestError>> {
+        Box::pin(async move {
+            match self.ask(Request::Bulk(job)).await {
+                Some(Reply::Progress(result)) => result,
+                _ => Err(EngineError::Unknown.into()),
+            }
+        })
+    }
+
+    fn counts(&self) -> Arc<Counts> {
+        self.board.read()
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    fn close(&self, within: Duration) -> Fut<'_, ()> {
+        Box::pin(async move {
+            self.room.close();
+            let (sender, receiver) = oneshot::channel();
+            let _ = self.sender.send(Message::Close(Some(sender)));
+            match tokio::time::timeout(within, receiver).await {
+                // The thread has nothing left to do but to end.
+                Ok(_) => self.join(),
+                Err(_) => tracing::error!(?within, "The store was not closed in time."),
+            }
+        })
+    }
+}
+
+impl Drop for RedbEngine {
+    /// Ends the writer in order, waiting for what it does; [`Engine::close`] does so within a bound.
+    fn drop(&mut self) {
+        let _ = self.sender.send(Message::Close(None));
+        self.join();
+    }
+}

@@ -1,0 +1,69 @@
+//! What goes wrong beneath a store, reduced to what it has to do about it: reopen, or stop.
+
+use pelton_core::engine::EngineError;
+
+/// Why storage failed under a running store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The disk or the operating system: reopening may help.
+    #[error("{0}")]
+    Io(String),
+    /// What was read can't be: nobody should go on.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl Failure {
+    /// What the caller is told when nothing of its request was done.
+    pub(crate) fn undone(&self) -> EngineError {
+        match self {
+            Self::Io(_) => EngineError::Unavailable,
+            Self::Damaged(what) => EngineError::Corrupt(what.clone()),
+        }
+    }
+}
+
+impl From<redb::StorageError> for Failure {
+    fn from(error: redb::StorageError) -> Self {
+        match error {
+            redb::StorageError::Corrupted(what) => Self::Damaged(what),
+            other => Self::Io(other.to_string()),
+        }
+    }
+}
+
+impl From<redb::TableError> for Failure {
+    fn from(error: redb::TableError) -> Self {
+        match error {
+            redb::TableError::Storage(storage) => storage.into(),
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+impl From<redb::TransactionError> for Failure {
+    fn from(error: redb::TransactionError) -> Self {
+        match error {
+            redb::TransactionError::Storage(storage) => storage.into(),
+            other => Self::Io(other.to_string()),
+        }
+    }
+}
+
+impl From<redb::CommitError> for Failure {
+    fn from(error: redb::CommitError) -> Self {
+        match error {
+            redb::CommitError::Storage(storage) => storage.into(),
+            other => Self::Io(other.to_string()),
+        }
+    }
+}
+
+impl From<redb::CursorError> for Failure {
+    fn from(error: redb::CursorError) -> Self {
+        match error {
+            redb::CursorError::Storage(storage) => storage.into(),
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! A message as a value of `ready` or `due`: a fixed header that is patched without decoding, then texts, then the body.
+//!
+//! Version 1, little endian. Header of 44 bytes: `version u8, flags u8, hops u8, priority u8, attempts u32, history u32,
+//! topic bytes u16, death bytes u16, entry u64, accepted ms u64, body id u64, body bytes u32`. Then the death
+//! (`origin queue u32, at ms u64, code u8, detail`), the topic, the message's head and, unless it lies in `bodies`, its
+//! body. `attempts` counts since the message was last accepted or redriven; `history` counts rows ever written to
+//! `attempts`, the table.
+//!
+//! Invariant: a [`Row`] has been checked for version and lengths, so that its accessors can't fail.
+
+use bytes::{Bytes, BytesMut};
+use pelton_core::clock::WallMs;
+use pelton_core::engine::{DeadCode, DeadReason};
+use pelton_core::message::Message;
+use pelton_core::name::Topic;
+
+use crate::failure::Failure;
+use crate::tables::PRIORITY;
+
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 44;
+const DEATH_BYTES: usize = 13;
+/// Longest text of a death that is kept; the rest is cut.
+const DETAIL_BYTES_MAX: usize = 4096;
+
+const FLAG_SHARED: u8 = 1;
+
+const AT_FLAGS: usize = 1;
+const AT_HOPS: usize = 2;
+const AT_ATTEMPTS: usize = 4;
+const AT_HISTORY: usize = 8;
+const AT_TOPIC_BYTES: usize = 12;
+const AT_DEATH_BYTES: usize = 14;
+const AT_ENTRY: usize = 16;
+const AT_ACCEPTED: usize = 24;
+const AT_BODY: usize = 32;
+const AT_BODY_BYTES: usize = 40;
+
+/// A body that lies in `bodies`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BodyRef {
+    pub(crate) id: u64,
+    pub(crate) bytes: u32,
+    /// Whether `body_refs` counts its users.
+    pub(crate) shared: bool,
+}
+
+/// Where, when and why a message died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Death {
+    pub(crate) origin: u32,
+    pub(crate) at: WallMs,
+    pub(crate) reason: DeadReason,
+}
+
+/// A checked row, borrowed from a page or a buffer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row<'a>(&'a [u8]);
+
+impl<'a> Row<'a> {
+    /// Checks that `bytes` are a row of version 1 whose parts lie within it.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Failure> {
+        let damaged = |what: &str| Failure::Damaged(format!("a stored message is damaged: {what}"));
+        if bytes.len() < HEADER_BYTES {
+            return Err(damaged("it is shorter than its header"));
+        }
+        if bytes[0] != VERSION {
+            return Err(damaged(&format!("its version is {}, not {VERSION}", bytes[0])));
+        }
+        let row = Self(bytes);
+        let death = row.death_bytes();
+        if death != 0 && death < DEATH_BYTES || bytes.len() < HEADER_BYTES + death + row.topic_bytes() {
+            return Err(damaged("its parts are longer than it"));
+        }
+        Ok(row)
+    }
+
+    fn u16_at(self, at: usize) -> usize {
+        usize::from(u16::from_le_bytes([self.0[at], self.0[at + 1]]))
+    }
+
+    fn u32_at(self, at: usize) -> u32 {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&self.0[at..at + 4]);
+        u32::from_le_bytes(bytes)
+    }
+
+    fn u64_at(self, at: usize) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.0[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    }
+
+    fn topic_bytes(self) -> usize {
+        self.u16_at(AT_TOPIC_BYTES)
+    }
+
+    fn death_bytes(self) -> usize {
+        self.u16_at(AT_DEATH_BYTES)
+    }
+
+    pub(crate) fn hops(self) -> u8 {
+        self.0[AT_HOPS]
+    }
+
+    pub(crate) fn attempts(self) -> u32 {
+        self.u32_at(AT_ATTEMPTS)
+    }
+
+    pub(crate) fn history(self) -> u32 {
+        self.u32_at(AT_HISTORY)
+    }
+
+    pub(crate) fn entry(self) -> u64 {
+        self.u64_at(AT_ENTRY)
+    }
+
+    pub(crate) fn accepted(self) -> WallMs {
+        WallMs(self.u64_at(AT_ACCEPTED))
+    }
+
+    pub(crate) fn body(self) -> Option<BodyRef> {
+        let id = self.u64_at(AT_BODY);
+        let shared = self.0[AT_FLAGS] & FLAG_SHARED != 0;
+        (id != 0).then(|| BodyRef { id, bytes: self.u32_at(AT_BODY_BYTES), shared })
+    }
+
+    /// Bytes that the message takes in its queue: this row, and its body wherever that is.
+    pub(crate) fn cost(self) -> u64 {
+        self.0.len() as u64 + self.body().map_or(0, |body| u64::from(body.bytes))
+    }
+
+    /// The queue that it died in; none on a message that lives.
+    pub(crate) fn origin(self) -> Option<u32> {
+        (self.death_bytes() != 0).then(|| self.u32_at(HEADER_BYTES))
+    }
+
+    pub(crate) fn death(self) -> Result<Option<Death>, Failure> {
+        let Some(origin) = self.origin() else { return Ok(None) };
+        let damaged = || Failure::Damaged("a dead letter's reason is damaged".to_owned());
+        let code = code_of(self.0[HEADER_BYTES + 12]).ok_or_else(damaged)?;
+        let detail = &self.0[HEADER_BYTES + DEATH_BYTES..HEADER_BYTES + self.death_bytes()];
+        let detail = std::str::from_utf8(detail).map_err(|_| damaged())?.to_owned();
+        Ok(Some(Death { origin, at: WallMs(self.u64_at(HEADER_BYTES + 4)), reason: DeadReason { code, detail } }))
+    }
+
+    fn texts_at(self) -> usize {
+        HEADER_BYTES + self.death_bytes()
+    }
+
+    pub(crate) fn topic(self) -> Result<Topic, Failure> {
+        let at = self.texts_at();
+        std::str::from_utf8(&self.0[at..at + self.topic_bytes()])
+            .ok()
+            .and_then(|text| Topic::new(text).ok())
+            .ok_or_else(|| Failure::Damaged(format!("the topic of message {} is damaged", self.entry())))
+    }
+
+    /// Where the message's head starts in this row.
+    fn message_at(self) -> usize {
+        self.texts_at() + self.topic_bytes()
+    }
+
+    /// This row with another death, or none, and everything else as it is.
+    fn with_death(self, death: &[u8]) -> RowBuffer {
+        let mut bytes = Vec::with_capacity(self.0.len() + death.len());
+        bytes.extend_from_slice(&self.0[..HEADER_BYTES]);
+        bytes.extend_from_slice(death);
+        bytes.extend_from_slice(&self.0[self.texts_at()..]);
+        let mut buffer = RowBuffer(bytes);
+        buffer.put(AT_DEATH_BYTES, &length(death.len()).to_le_bytes());
+        buffer
+    }
+
+    /// This row as that of a message that died now. Where it was dead already, its origin stays: that is where its
+    /// handler is.
+    pub(crate) fn died(self, death: &Death) -> RowBuffer {
+        let origin = self.origin().unwrap_or(death.origin);
+        self.with_death(&encode_death(&Death { origin, ..death.clone() }))
+    }
+
+    /// This row as that of a message that starts anew: alive, with no attempts. Its history stays.
+    pub(crate) fn revived(self) -> RowBuffer {
+        let mut buffer = self.with_death(&[]);
+        buffer.set_attempts(0);
+        buffer
+    }
+
+    pub(crate) fn to_buffer(self) -> RowBuffer {
+        RowBuffer(self.0.to_vec())
+    }
+}
+
+/// A row that its owner may patch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowBuffer(Vec<u8>);
+
+impl RowBuffer {
+    /// A new message's row. Its body is left out if `body_bytes` says that it will lie in `bodies`; entry, time, body id
+    /// and the queue of a death are patched in by the writer.
+    pub(crate) fn new(
+        topic: &Topic,
+        message: &Message,
+        hops: u8,
+        reason: Option<&DeadReason>,
+        external: Option<(u32, bool)>,
+    ) -> Self {
+        let death = reason
+            .map(|reason| encode_death(&Death { origin: 0, at: WallMs(0), reason: reason.clone() }))
+            .unwrap_or_default();
+        let content = if external.is_some() { message.head() } else { message.as_bytes() };
+        let topic = topic.as_str().as_bytes();
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + death.len() + topic.len() + content.len());
+        bytes.resize(HEADER_BYTES, 0);
+        bytes.extend_from_slice(&death);
+        bytes.extend_from_slice(topic);
+        bytes.extend_from_slice(content);
+        let mut row = Self(bytes);
+        row.put(0, &[VERSION, 0, hops, PRIORITY]);
+        row.put(AT_TOPIC_BYTES, &length(topic.len()).to_le_bytes());
+        row.put(AT_DEATH_BYTES, &length(death.len()).to_le_bytes());
+        if let Some((body_bytes, shared)) = external {
+            row.0[AT_FLAGS] = if shared { FLAG_SHARED } else { 0 };
+            row.put(AT_BODY_BYTES, &body_bytes.to_le_bytes());
+        }
+        row
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// The parts that only the writer knows.
+    pub(crate) fn stamp(&mut self, entry: u64, accepted: WallMs, body: Option<u64>) {
+        self.put(AT_ENTRY, &entry.to_le_bytes());
+        self.put(AT_ACCEPTED, &accepted.0.to_le_bytes());
+        self.put(AT_BODY, &body.unwrap_or(0).to_le_bytes());
+    }
+
+    /// Where and when the message died; its reason is in the row already.
+    pub(crate) fn stamp_death(&mut self, origin: u32, at: WallMs) {
+        self.put(HEADER_BYTES, &origin.to_le_bytes());
+        self.put(HEADER_BYTES + 4, &at.0.to_le_bytes());
+    }
+
+    pub(crate) fn set_attempts(&mut self, attempts: u32) {
+        self.put(AT_ATTEMPTS, &attempts.to_le_bytes());
+    }
+
+    pub(crate) fn set_history(&mut self, history: u32) {
+        self.put(AT_HISTORY, &history.to_le_bytes());
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// A view of it; it was built by this module, so that nothing needs to be checked.
+    pub(crate) fn view(&self) -> Row<'_> {
+        Row(&self.0)
+    }
+}
+
+/// The message in a row and, where the row has none, its body. Copies only to join the two.
+pub(crate) fn decode_message(row: &Bytes, body: Option<&Bytes>) -> Result<Message, Failure> {
+    let head = row.slice(Row::parse(row)?.message_at()..);
+    let whole = match body {
+        None => head,
+        Some(body) => {
+            let mut whole = BytesMut::with_capacity(head.len() + body.len());
+            whole.extend_from_slice(&head);
+            whole.extend_from_slice(body);
+            whole.freeze()
+        }
+    };
+    Message::decode(whole).map_err(|error| Failure::Damaged(error.to_string()))
+}
+
+fn length(bytes: usize) -> u16 {
+    u16::try_from(bytes).expect("topics have at most 255 bytes and deaths at most DETAIL_BYTES_MAX more than a header")
+}
+
+fn encode_death(death: &Death) -> Vec<u8> {
+    let mut cut = death.reason.detail.len().min(DETAIL_BYTES_MAX);
+    while !death.reason.detail.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    let mut bytes = Vec::with_capacity(DEATH_BYTES + cut);
+    bytes.extend_from_slice(&death.origin.to_le_bytes());
+    bytes.extend_from_slice(&death.at.0.to_le_bytes());
+    bytes.push(code_number(death.reason.code));
+    bytes.extend_from_slice(&death.reason.detail.as_bytes()[..cut]);
+    bytes
+}
+
+fn code_number(code: DeadCode) -> u8 {
+    match code {
+        DeadCode::MaxAttempts => 1,
+        DeadCode::Rejected => 2,
+        DeadCode::RouteFailed => 3,
+        DeadCode::TooManyHops => 4,
+        DeadCode::Discarded => 5,
+    }
+}
+
+fn code_of(number: u8) -> Option<DeadCode> {
+    let codes = [
+        DeadCode::MaxAttempts,
+        DeadCode::Rejected,
+        DeadCode::RouteFailed,
+        DeadCode::TooManyHops,
+        DeadCode::Discarded,
+    ];
+    codes.into_iter().find(|code| code_number(*code) == number)
+}
+
+#[cfg(test)]
+mod tests {
+    use pelton_core::message::Attributes;
+
+    use super::*;
+
+    fn message(data: &[u8]) -> Message {
+        let attributes = Attributes { id: "1", source: "/s", kind: "t", ..Attributes::default() };
+        Message::new(&attributes, data).expect("valid")
+    }
+
+    fn topic() -> Topic {
+        Topic::new("orders.created").expect("valid")
+    }
+
+    fn reason(detail: &str) -> DeadReason {
+        DeadReason { code: DeadCode::Rejected, detail: detail.to_owned() }
+    }
+
+    #[test]
+    fn what_is_stamped_and_patched_is_read_back() {
+        let mut row = RowBuffer::new(&topic(), &message(b"body"), 3, None, None);
+        row.stamp(7, WallMs(99), None);
+        row.set_attempts(2);
+        row.set_history(5);
+        let view = Row::parse(row.as_bytes()).expect("a row");
+        assert_eq!((view.entry(), view.accepted(), view.hops()), (7, WallMs(99), 3));
+        assert_eq!((view.attempts(), view.history()), (2, 5));
+        assert_eq!((view.body(), view.origin()), (None, None));
+        assert_eq!(view.topic().expect("a topic"), topic());
+        assert_eq!(view.cost(), row.as_bytes().len() as u64);
+        let stored = Bytes::copy_from_slice(row.as_bytes());
+        assert_eq!(decode_message(&stored, None).expect("a message"), message(b"body"));
+    }
+
+    #[test]
+    fn a_body_elsewhere_is_joined_and_counted() {
+        let mut row = RowBuffer::new(&topic(), &message(b"0123456789"), 0, None, Some((10, true)));
+        row.stamp(7, WallMs(0), Some(6));
+        let view = row.view();
+        assert_eq!(view.body(), Some(BodyRef { id: 6, bytes: 10, shared: true }));
+        assert_eq!(view.cost(), row.as_bytes().len() as u64 + 10);
+        let stored = Bytes::copy_from_slice(row.as_bytes());
+        let body = Bytes::from_static(b"0123456789");
+        assert_eq!(decode_message(&stored, Some(&body)).expect("a message"), message(b"0123456789"));
+    }
+
+    #[test]
+    fn dying_and_reviving_change_nothing_else() {
+        let mut living = RowBuffer::new(&topic(), &message(b"x"), 1, None, None);
+        living.stamp(9, WallMs(5), None);
+        living.set_attempts(3);
+        living.set_history(3);
+        let first = Death { origin: 4, at: WallMs(50), reason: reason("no") };
+        let dead = living.view().died(&first);
+        assert_eq!(dead.view().death().expect("a death"), Some(first));
+        assert_eq!(dead.view().attempts(), 3);
+        let again = dead.view().died(&Death { origin: 8, at: WallMs(60), reason: reason("still no") });
+        let expected = Death { origin: 4, at: WallMs(60), reason: reason("still no") };
+        assert_eq!(again.view().death().expect("a death"), Some(expected), "the first origin stays");
+        let revived = again.view().revived();
+        living.set_attempts(0);
+        assert_eq!(revived, living);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_at_a_character() {
+        let long = "\u{e9}".repeat(DETAIL_BYTES_MAX);
+        let row = RowBuffer::new(&topic(), &message(b""), 0, Some(&reason(&format!("x{long}"))), None);
+        let death = row.view().death().expect("decodes").expect("is dead");
+        assert_eq!(death.reason.detail.len(), DETAIL_BYTES_MAX - 1);
+    }
+
+    #[test]
+    fn damage_is_an_error_not_a_panic() {
+        let mut row = RowBuffer::new(&topic(), &message(b"x"), 0, Some(&reason("no")), None);
+        for cut in 0..HEADER_BYTES + DEATH_BYTES {
+            assert!(Row::parse(&row.as_bytes()[..cut]).is_err(), "{cut} bytes passed");
+        }
+        row.0[HEADER_BYTES + 12] = 77;
+        assert!(row.view().death().is_err(), "an unknown code passed");
+        row.0[0] = VERSION + 1;
+        let error = Row::parse(row.as_bytes()).expect_err("a newer row").to_string();
+        assert!(error.contains("version is 2"), "{error}");
+    }
+}

@@ -1,0 +1,255 @@
+//! A disk in memory that loses what was not synced, tears it at sectors of 512 bytes, and fails when told to.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use redb::{Builder, Database, DatabaseError, StorageBackend};
+
+use crate::open::Disk;
+
+const SECTOR_BYTES: usize = 512;
+
+/// What a disk is told to do wrong, after so many more calls of its kind.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Faults {
+    /// Power fails at this call of any kind that changes something.
+    pub(super) crash_in: Option<u64>,
+    /// A sync fails; what of it landed is random.
+    pub(super) sync_in: Option<u64>,
+    /// A write or a change of length fails: no space is left.
+    pub(super) write_in: Option<u64>,
+    /// A read fails.
+    pub(super) read_in: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Media {
+    /// What would be there after power loss.
+    durable: Vec<u8>,
+    /// What the process sees.
+    current: Vec<u8>,
+    dirty: BTreeSet<usize>,
+    faults: Faults,
+    /// Power is gone; nothing works until it is back.
+    off: bool,
+    /// Syncs are ignored: what the simulation must notice.
+    lies: bool,
+    random: fastrand::Rng,
+}
+
+/// The disk; clones are the same disk.
+#[derive(Debug, Clone)]
+pub(super) struct SimDisk(Arc<Mutex<Media>>);
+
+/// Counts a countdown down; whether it is over.
+fn strikes(countdown: &mut Option<u64>) -> bool {
+    match countdown {
+        Some(0) => {
+            *countdown = None;
+            true
+        }
+        Some(left) => {
+            *left -= 1;
+            false
+        }
+        None => false,
+    }
+}
+
+impl Media {
+    fn sector(bytes: &[u8], sector: usize) -> &[u8] {
+        let start = (sector * SECTOR_BYTES).min(bytes.len());
+        &bytes[start..(start + SECTOR_BYTES).min(bytes.len())]
+    }
+
+    /// Makes one sector durable as it is now.
+    fn persist(&mut self, sector: usize) {
+        let start = sector * SECTOR_BYTES;
+        let end = (start + SECTOR_BYTES).min(self.current.len());
+        if start >= end {
+            return;
+        }
+        if self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        self.durable[start..end].copy_from_slice(&self.current[start..end]);
+    }
+
+    fn touch(&mut self, start: usize, end: usize) {
+        self.dirty.extend(start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES));
+    }
+
+    /// Any subset of what was not synced survives, and the old length or the new one.
+    fn lose_unsynced(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let keep = [0.0, 0.5, 0.9, 1.0][self.random.usize(..4)];
+        for sector in dirty {
+            if self.random.f64() < keep {
+                self.persist(sector);
+            }
+        }
+        if self.random.bool() {
+            self.durable.resize(self.current.len(), 0);
+        }
+        self.current = self.durable.clone();
+    }
+
+    fn check_power(&mut self) -> io::Result<()> {
+        if !self.off && strikes(&mut self.faults.crash_in) {
+            self.off = true;
+        }
+        if self.off { Err(io::Error::other("the power is off")) } else { Ok(()) }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.check_power()?;
+        if self.lies {
+            return Ok(());
+        }
+        let failing = strikes(&mut self.faults.sync_in);
+        if failing {
+            // What did not land is gone from the cache too: the engine has the system drop it before it reopens.
+            self.lose_unsynced();
+            return Err(io::Error::other("the sync failed"));
+        }
+        self.durable.resize(self.current.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            self.persist(sector);
+        }
+        Ok(())
+    }
+}
+
+impl SimDisk {
+    pub(super) fn new(random: fastrand::Rng) -> Self {
+        Self(Arc::new(Mutex::new(Media {
+            durable: Vec::new(),
+            current: Vec::new(),
+            dirty: BTreeSet::new(),
+            faults: Faults::default(),
+            off: false,
+            lies: false,
+            random,
+        })))
+    }
+
+    fn media(&self) -> MutexGuard<'_, Media> {
+        self.0.lock().expect("no test thread panics while it holds the disk")
+    }
+
+    pub(super) fn set_faults(&self, faults: Faults) {
+        self.media().faults = faults;
+    }
+
+    pub(super) fn set_lies(&self, lies: bool) {
+        self.media().lies = lies;
+    }
+
+    /// Whether the power is off.
+    pub(super) fn is_off(&self) -> bool {
+        self.media().off
+    }
+
+    /// Cuts the power now.
+    pub(super) fn cut_power(&self) {
+        self.media().off = true;
+    }
+
+    /// What survived is there again; all faults are over.
+    pub(super) fn restore_power(&self) {
+        let mut media = self.media();
+        media.lose_unsynced();
+        media.off = false;
+        media.faults = Faults::default();
+    }
+}
+
+impl StorageBackend for SimDisk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.media().current.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut media = self.media();
+        if media.off || strikes(&mut media.faults.read_in) {
+            return Err(io::Error::other("the read failed"));
+        }
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let bytes = media.current.get(start..start + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut media = self.media();
+        media.check_power()?;
+        if strikes(&mut media.faults.write_in) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let (old, new) = (media.current.len(), usize::try_from(len).map_err(io::Error::other)?);
+        media.current.resize(new, 0);
+        if new > old {
+            media.touch(old, new);
+        } else if media.durable.len() > new {
+            // Shrinking reaches the disk at once: the harshest order. What grows back is zero.
+            media.durable.truncate(new);
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.media().sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut media = self.media();
+        media.check_power()?;
+        if strikes(&mut media.faults.write_in) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let end = start + data.len();
+        media.current.get_mut(start..end).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+        media.touch(start, end);
+        Ok(())
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&mut self, builder: &Builder) -> Result<Database, DatabaseError> {
+        builder.create_with_backend(self.clone())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.media().current.len() as u64
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("simulated")
+    }
+}
+
+#[test]
+fn what_was_synced_survives_and_sectors_tear() {
+    let disk = SimDisk::new(fastrand::Rng::with_seed(3));
+    disk.set_len(64 * 512).expect("grows");
+    disk.write(0, &[1; 64 * 512]).expect("writes");
+    disk.sync_data().expect("syncs");
+    let mut seen = BTreeSet::new();
+    for _ in 0..20 {
+        disk.write(0, &[2; 64 * 512]).expect("writes");
+        disk.cut_power();
+        assert!(disk.read(0, &mut [0]).is_err());
+        disk.restore_power();
+        let media = disk.media();
+        let of = |sector| Media::sector(&media.current, sector);
+        assert!((0..64).all(|sector| of(sector).iter().all(|byte| *byte == of(sector)[0])), "a sector was torn");
+        seen.insert((0..64).filter(|sector| of(*sector)[0] == 2).count());
+        drop(media);
+        disk.write(0, &[1; 64 * 512]).expect("writes");
+        disk.sync_data().expect("syncs");
+    }
+    assert!(seen.contains(&0) && seen.contains(&64) && seen.len() > 3, "all, none and some survive: {seen:?}");
+}

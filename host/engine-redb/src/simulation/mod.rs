@@ -1,0 +1,62 @@
+//! Seeded simulation of the store on a disk that loses, tears and refuses: everything that was answered must be so.
+//!
+//! A failure prints its seed; `PELTON_SIM_SEED=N cargo test -p pelton-engine-redb simulation` runs that one alone, and
+//! `PELTON_SIM_RUNS=N` runs more of them.
+
+mod disk;
+mod model;
+mod world;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use world::World;
+
+const RUNS: u64 = 100;
+const STEPS: usize = 150;
+
+/// What happened, and a number that stands for every answer.
+type Outcome = Result<(BTreeMap<&'static str, u64>, u64), String>;
+
+fn run(seed: u64, lies: bool) -> Outcome {
+    let simulate = || {
+        let mut world = World::new(seed, lies)?;
+        (0..STEPS).try_for_each(|_| world.step())?;
+        world.finish()?;
+        Ok((world.seen.clone(), world.trace()))
+    };
+    catch_unwind(AssertUnwindSafe(simulate)).unwrap_or_else(|_| Err("something panicked".to_owned()))
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+#[test]
+fn what_was_answered_is_so_whatever_the_disk_does() {
+    let only = number("PELTON_SIM_SEED");
+    let seeds = only.map_or(0..number("PELTON_SIM_RUNS").unwrap_or(RUNS), |seed| seed..seed + 1);
+    let mut seen = BTreeMap::new();
+    for seed in seeds {
+        match run(seed, false) {
+            Ok((of_run, _)) => of_run.into_iter().for_each(|(what, count)| *seen.entry(what).or_insert(0) += count),
+            Err(wrong) => panic!("PELTON_SIM_SEED={seed}: {wrong}"),
+        }
+    }
+    let reached = ["power cut", "reopened", "append unknown", "settle unknown", "lease expired", "settled twice", "bulk"];
+    for what in reached {
+        assert!(only.is_some() || seen.contains_key(what), "no run ever came to '{what}': {seen:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_answers() {
+    for seed in 0..3 {
+        assert_eq!(run(seed, false), run(seed, false), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_disk_that_ignores_syncs_is_noticed() {
+    assert!((0..20).any(|seed| run(seed, true).is_err()), "the simulation can't see lost data");
+}

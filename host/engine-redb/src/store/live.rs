@@ -1,0 +1,247 @@
+//! An open database with everything that is known about it in memory. Dropped as a whole when the disk fails.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pelton_core::clock::Monotonic;
+use pelton_core::engine::{EngineError, QueueCounts, QueueId, RequestError, StoreId};
+use pelton_core::name::QueueName;
+use redb::{Builder, Database, ReadableDatabase};
+
+use super::leases::Leases;
+use super::queue::Queue;
+use super::reader::Reader;
+use super::stage::Stage;
+use super::waiting::Waiting;
+use super::{Failed, Replies, Tally};
+use crate::browse::Snapshot;
+use crate::command::{Now, Reply, Request, Ticket};
+use crate::failure::Failure;
+use crate::open::{Disk, OpenError, check_format};
+use crate::records::{Counters, Global, NameRecord};
+use crate::tables::{COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, NAMES, NAMES_QUEUE};
+use crate::tuning::Tuning;
+
+pub(crate) struct Live<T> {
+    pub(super) tuning: Arc<Tuning>,
+    pub(super) database: Database,
+    /// As committed, but for positions given to what is staged.
+    pub(super) global: Global,
+    /// By id: ids are dense and never reused.
+    pub(super) queues: Vec<Queue>,
+    pub(super) by_name: BTreeMap<QueueName, u32>,
+    pub(super) leases: Leases,
+    pub(super) waiting: Waiting<T>,
+    pub(super) stage: Stage<T>,
+    /// A view of what is committed, for one call; never kept across a commit.
+    pub(super) reader: Option<Reader>,
+    pub(super) random: fastrand::Rng,
+    pub(super) tally: Tally,
+    /// Queues to look at again: something may have become available.
+    pub(super) changed: Marks,
+    /// Queues whose figures are to be published.
+    pub(super) uncounted: Marks,
+    /// When to record the allocator state, if nothing else happens.
+    pub(super) tidy_at: Option<Monotonic>,
+}
+
+/// A set of queues, cheap to mark and to drain in the order of marking.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    list: Vec<u32>,
+    marked: Vec<bool>,
+}
+
+impl Marks {
+    pub(super) fn mark(&mut self, queue: u32) {
+        let at = queue as usize;
+        if self.marked.len() <= at {
+            self.marked.resize(at + 1, false);
+        }
+        if !std::mem::replace(&mut self.marked[at], true) {
+            self.list.push(queue);
+        }
+    }
+
+    pub(super) fn list(&self) -> Vec<u32> {
+        self.list.clone()
+    }
+
+    pub(super) fn drain(&mut self) -> Vec<u32> {
+        for queue in &self.list {
+            self.marked[*queue as usize] = false;
+        }
+        std::mem::take(&mut self.list)
+    }
+}
+
+impl<T: Ticket> Live<T> {
+    /// Opens the database, raises its epoch and reads names and counters: no scan, however long the queues.
+    pub(super) fn open(
+        disk: &mut dyn Disk,
+        tuning: &Arc<Tuning>,
+        random: &mut fastrand::Rng,
+    ) -> Result<(Self, StoreId), OpenError> {
+        let mut builder = Builder::new();
+        builder.set_cache_size(tuning.cache_bytes);
+        let database = disk.open(&builder).map_err(|error| OpenError::from_redb(disk.path(), error))?;
+        let id = check_format(&database, disk.path(), random.u64(..))?;
+        let live = Self::load(database, Arc::clone(tuning), random.fork())
+            .map_err(|failure| OpenError::from_failure(disk.path(), failure))?;
+        Ok((live, StoreId(id)))
+    }
+
+    fn load(database: Database, tuning: Arc<Tuning>, random: fastrand::Rng) -> Result<Self, Failure> {
+        let (mut global, queues) = read_records(&database)?;
+        global.epoch += 1;
+        let mut live = Self {
+            by_name: (0..).zip(&queues).map(|(id, queue)| (queue.name.clone(), id)).collect(),
+            leases: Leases::new(tuning.settled_remembered),
+            waiting: Waiting::default(),
+            stage: Stage::default(),
+            reader: None,
+            tally: Tally::default(),
+            changed: Marks::default(),
+            uncounted: Marks::default(),
+            tidy_at: None,
+            tuning,
+            database,
+            global,
+            queues,
+            random,
+        };
+        live.write_global(false).map_err(|failed| failed.failure)?;
+        for queue in 0..live.queue_count() {
+            live.touch(queue);
+            live.refill(queue, 1)?;
+            live.load_due(queue)?;
+        }
+        live.reader = None;
+        Ok(live)
+    }
+
+    pub(super) fn queue_count(&self) -> u32 {
+        self.global.next_queue
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Marks a queue in which something changed.
+    pub(super) fn touch(&mut self, queue: u32) {
+        self.changed.mark(queue);
+        self.uncounted.mark(queue);
+    }
+
+    pub(super) fn check_queue(&self, queue: QueueId) -> Result<u32, RequestError> {
+        if queue.0 < self.queue_count() { Ok(queue.0) } else { Err(RequestError::UnknownQueue(queue)) }
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        ticket: T,
+        request: Request,
+        now: Now,
+        replies: &mut Replies<T>,
+    ) -> Result<(), Failed> {
+        match request {
+            Request::Append(entries) => self.append(ticket, entries, now, replies),
+            Request::Settle(batch) => self.settle(ticket, batch, now),
+            Request::Lease(want) => self.lease(ticket, &want, now, replies)?,
+            Request::Extend(leases) => {
+                let results = leases.into_iter().map(|(token, by)| self.extend(token, by, now)).collect();
+                replies.push((ticket, Reply::Extended(results)));
+            }
+            Request::Release(tokens) => {
+                tokens.into_iter().for_each(|token| self.release(token));
+                replies.push((ticket, Reply::Released));
+            }
+            Request::Define(definitions) => self.answer_define(ticket, &definitions, replies)?,
+            Request::Bulk(job) => self.bulk(ticket, &job, replies)?,
+            Request::Snapshot(queue) => self.snapshot(ticket, queue, replies)?,
+            Request::Held(entries) => {
+                let held = entries.iter().map(|entry| self.leases.holds(entry.0)).collect();
+                replies.push((ticket, Reply::Held(held)));
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, ticket: T, queue: QueueId, replies: &mut Replies<T>) -> Result<(), Failed> {
+        if let Err(error) = self.check_queue(queue) {
+            replies.push((ticket, Reply::Snapshot(Err(error))));
+            return Ok(());
+        }
+        let names = self.queues.iter().map(|queue| queue.name.clone()).collect();
+        match self.database.begin_read() {
+            Ok(txn) => {
+                replies.push((ticket, Reply::Snapshot(Ok(Snapshot::new(txn, names)))));
+                Ok(())
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                replies.push((ticket, Reply::Snapshot(Err(failure.undone().into()))));
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// Sees to time: leases that ran out, messages that are due.
+    pub(super) fn advance(&mut self, now: Now) -> Result<(), Failed> {
+        // In this order: what is staged by the second must not be loaded again by the first.
+        self.ripen_due(now)?;
+        self.expire_leases(now);
+        Ok(())
+    }
+
+    pub(super) fn next_deadline(&self, now: Now) -> Option<Duration> {
+        let lease = self.leases.next_end();
+        let monotonic = [self.waiting.next_end(), lease, self.tidy_at].into_iter().flatten().min();
+        let due = self.next_due().map(|due| due.since(now.wall));
+        monotonic.map(|at| at.since(now.monotonic)).into_iter().chain(due).min()
+    }
+
+    pub(super) fn take_changed_counts(&mut self) -> Vec<QueueCounts> {
+        self.uncounted.drain().into_iter().map(|id| self.queues[id as usize].counts(id)).collect()
+    }
+
+    /// Answers everybody who waits for something with `error`, or, where nothing can have been done, with the milder
+    /// [`EngineError::Unavailable`].
+    pub(super) fn abandon(self, error: &EngineError, replies: &mut Replies<T>) {
+        let undone = if *error == EngineError::Unknown { &EngineError::Unavailable } else { error };
+        for (ticket, answer) in self.stage.answers {
+            replies.push((ticket, answer.refused(error)));
+        }
+        for ticket in self.waiting.into_tickets() {
+            replies.push((ticket, Reply::Leased(Err(undone.clone().into()))));
+        }
+    }
+}
+
+fn read_records(database: &Database) -> Result<(Global, Vec<Queue>), Failure> {
+    let txn = database.begin_read()?;
+    let counters = txn.open_table(COUNTERS)?;
+    let damaged = |what: &str| Failure::Damaged(what.to_owned());
+    let global = match counters.get((COUNTERS_GLOBAL, 0))? {
+        Some(bytes) => Global::decode(bytes.value())?,
+        None => return Err(damaged("the global counters are missing")),
+    };
+    let mut by_id = BTreeMap::new();
+    for row in txn.open_table(NAMES)?.range((NAMES_QUEUE, "")..(NAMES_QUEUE + 1, ""))? {
+        let (key, value) = row?;
+        let name = QueueName::new(key.value().1).map_err(|error| Failure::Damaged(error.to_string()))?;
+        let record = NameRecord::decode(value.value())?;
+        let stored = match counters.get((COUNTERS_QUEUE, record.id))? {
+            Some(bytes) => Counters::decode(bytes.value())?,
+            None => Counters::default(),
+        };
+        by_id.insert(record.id, Queue::new(name, record.declared, record.dead_letter, stored));
+    }
+    let dense = by_id.keys().copied().eq(0..global.next_queue);
+    if !dense {
+        return Err(damaged("the ids of the queues have holes"));
+    }
+    Ok((global, by_id.into_values().collect()))
+}

@@ -1,0 +1,286 @@
+//! The store: one synchronous, deterministic machine that owns the database and everything known about it in memory.
+//!
+//! [`Store::accept`] serves what memory can serve (leases, releases) and validates and stages the rest; [`Store::commit`]
+//! writes what was staged in one transaction, answers it, and hands what is new to whoever waits for it. Between the two
+//! nothing is promised yet. After any failure of the disk all memory is dropped and the database reopened with a higher
+//! epoch, which ends all leases: what a failed commit left behind is unknown until then.
+//!
+//! No locks, clocks or threads: [`crate::RedbEngine`] is the shell that has those.
+
+mod bulk;
+mod define;
+mod due;
+mod lease;
+mod leases;
+mod live;
+mod queue;
+mod reader;
+mod stage;
+mod waiting;
+mod write;
+
+pub(crate) use reader::Reader;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pelton_core::clock::{Monotonic, WallMs};
+use pelton_core::engine::{Definitions, EngineError, Health, QueueCounts, StoreId};
+
+use crate::command::{Command, Now, Reply, Request, Ticket};
+use crate::failure::Failure;
+use crate::open::{Disk, OpenError};
+use crate::tuning::Tuning;
+use live::Live;
+
+/// Replies with the tickets that they belong to, in the order in which they came about.
+pub(crate) type Replies<T> = Vec<(T, Reply)>;
+
+/// What a store has done since it was last asked: for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Transactions committed.
+    pub commits: u64,
+    /// Messages written or settled by them.
+    pub messages: u64,
+    /// Settlements committed.
+    pub settled: u64,
+    /// Messages moved to dead letters.
+    pub dead: u64,
+}
+
+/// A failure, and whether what was being committed may nevertheless be on disk.
+pub(crate) struct Failed {
+    pub(crate) failure: Failure,
+    pub(crate) unknown: bool,
+}
+
+impl<E: Into<Failure>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { failure: error.into(), unknown: false }
+    }
+}
+
+enum State<T> {
+    Up(Box<Live<T>>),
+    Down { retry_at: Monotonic, wait: Duration },
+    Stopped(String),
+    Closed,
+}
+
+/// See the module's head. `T` is the address of a reply.
+pub struct Store<T> {
+    tuning: Arc<Tuning>,
+    disk: Box<dyn Disk>,
+    random: fastrand::Rng,
+    id: StoreId,
+    /// The last that were asked for; they outlive a reopening.
+    definitions: Option<Definitions>,
+    state: State<T>,
+    tally: Tally,
+}
+
+impl<T: Ticket> Store<T> {
+    /// Opens the database on `disk`. All randomness (nonces, a new store's id) comes from `seed`.
+    ///
+    /// # Errors
+    /// [`OpenError`], also where the disk fails.
+    pub fn open(mut disk: Box<dyn Disk>, tuning: Tuning, seed: u64) -> Result<Self, OpenError> {
+        let tuning = Arc::new(tuning);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (live, id) = Live::open(&mut *disk, &tuning, &mut random)?;
+        let state = State::Up(Box::new(live));
+        Ok(Self { tuning, disk, random, id, definitions: None, state, tally: Tally::default() })
+    }
+
+    /// Which store this is.
+    pub fn id(&self) -> StoreId {
+        self.id
+    }
+
+    /// How the store is.
+    pub fn health(&self) -> Health {
+        match &self.state {
+            State::Up(_) => Health::Ready,
+            State::Down { .. } => Health::Recovering,
+            State::Stopped(reason) => Health::Failed(reason.clone()),
+            State::Closed => Health::Failed("the store is closed".to_owned()),
+        }
+    }
+
+    /// What has been done since this was last called.
+    pub fn take_tally(&mut self) -> Tally {
+        if let State::Up(live) = &mut self.state {
+            let done = std::mem::take(&mut live.tally);
+            self.tally.commits += done.commits;
+            self.tally.messages += done.messages;
+            self.tally.settled += done.settled;
+            self.tally.dead += done.dead;
+        }
+        std::mem::take(&mut self.tally)
+    }
+
+    /// The figures of the queues that changed since this was last called.
+    pub fn take_changed_counts(&mut self) -> Vec<QueueCounts> {
+        match &mut self.state {
+            State::Up(live) => live.take_changed_counts(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// When [`accept`](Self::accept) should be called at the latest, from `now`, though there are no commands.
+    pub fn next_deadline(&self, now: Now) -> Option<Duration> {
+        match &self.state {
+            State::Up(live) => live.next_deadline(now),
+            State::Down { retry_at, .. } => Some(retry_at.since(now.monotonic)),
+            State::Stopped(_) | State::Closed => None,
+        }
+    }
+
+    /// [`accept`](Self::accept), [`commit`](Self::commit) and [`read_ahead`](Self::read_ahead).
+    pub fn apply(&mut self, commands: Vec<Command<T>>, now: Now) -> Vec<(T, Reply)> {
+        let mut replies = Vec::new();
+        self.accept(commands, now, &mut replies);
+        self.commit(now, &mut replies);
+        self.read_ahead(&mut replies);
+        replies
+    }
+
+    /// Takes `commands` in their order: leases, releases and extensions are served from memory at once, everything else
+    /// is validated and staged. Time is seen to as well: leases that ran out, messages that are due.
+    pub fn accept(&mut self, commands: Vec<Command<T>>, now: Now, replies: &mut Vec<(T, Reply)>) {
+        self.try_reopen(now);
+        if let State::Up(live) = &mut self.state
+            && let Err(failed) = live.advance(now)
+        {
+            self.fail(failed, now, replies);
+        }
+        for command in commands {
+            // These read and write the tables by themselves, so that what came before them has to be there.
+            let alone = matches!(command.request, Request::Define(_) | Request::Bulk(_));
+            if alone {
+                self.commit(now, replies);
+            }
+            self.accept_one(command, now, replies);
+            if alone {
+                self.commit(now, replies);
+            }
+        }
+        if let State::Up(live) = &mut self.state
+            && let Err(failed) = live.serve_changed(now, replies)
+        {
+            self.fail(failed, now, replies);
+        }
+    }
+
+    fn accept_one(&mut self, command: Command<T>, now: Now, replies: &mut Replies<T>) {
+        let Command { ticket, request } = command;
+        if let Request::Define(definitions) = &request {
+            self.definitions = Some(definitions.clone());
+        }
+        let error = match &mut self.state {
+            State::Up(live) => {
+                if let Err(failed) = live.handle(ticket, request, now, replies) {
+                    self.fail(failed, now, replies);
+                }
+                return;
+            }
+            State::Stopped(reason) => EngineError::Corrupt(reason.clone()),
+            State::Down { .. } | State::Closed => EngineError::Unavailable,
+        };
+        replies.push((ticket, request.refuse(&error)));
+    }
+
+    /// Whether there is something to commit.
+    pub fn has_staged(&self) -> bool {
+        matches!(&self.state, State::Up(live) if live.has_staged())
+    }
+
+    /// Commits what is staged, answers it, then serves those who wait for messages and those who waited long enough.
+    pub fn commit(&mut self, now: Now, replies: &mut Vec<(T, Reply)>) {
+        if let State::Up(live) = &mut self.state
+            && let Err(failed) = live.commit(&*self.disk, now, replies)
+        {
+            self.fail(failed, now, replies);
+        }
+    }
+
+    /// Reads from disk what is wanted next, after everybody has been answered.
+    pub fn read_ahead(&mut self, replies: &mut Vec<(T, Reply)>) {
+        if let State::Up(live) = &mut self.state
+            && let Err(failed) = live.read_ahead()
+        {
+            // Nobody waits for this, so that there is no moment to give: the next call reopens.
+            let now = Now { wall: WallMs(0), monotonic: Monotonic(0) };
+            self.fail(failed, now, replies);
+        }
+    }
+
+    /// Commits what is staged and closes the database in order. Whoever waits is told that the store is unavailable.
+    pub fn close(&mut self, now: Now, replies: &mut Vec<(T, Reply)>) {
+        self.commit(now, replies);
+        if let State::Up(live) = std::mem::replace(&mut self.state, State::Closed) {
+            live.abandon(&EngineError::Unavailable, replies);
+        }
+    }
+
+    /// Checks every invariant of what is committed; see [`crate::verify`].
+    ///
+    /// # Errors
+    /// One sentence for each invariant that does not hold.
+    pub fn verify(&self) -> Result<crate::Summary, Vec<String>> {
+        match &self.state {
+            State::Up(live) => crate::verify::verify(live.database()),
+            _ => Err(vec!["the store is not open".to_owned()]),
+        }
+    }
+
+    fn fail(&mut self, failed: Failed, now: Now, replies: &mut Replies<T>) {
+        let Failed { failure, unknown } = failed;
+        tracing::error!(error = %failure, path = %self.disk.path().display(), "Storage failed; everything in memory is dropped.");
+        let wait = self.tuning.reopen_min;
+        let next = match &failure {
+            Failure::Io(_) => State::Down { retry_at: now.monotonic.plus(wait), wait },
+            Failure::Damaged(what) => State::Stopped(what.clone()),
+        };
+        let error = if unknown { EngineError::Unknown } else { failure.undone() };
+        self.take_into_tally();
+        if let State::Up(live) = std::mem::replace(&mut self.state, next) {
+            live.abandon(&error, replies);
+        }
+    }
+
+    fn take_into_tally(&mut self) {
+        self.tally = self.take_tally();
+    }
+
+    /// Reopens a store that is down once its wait is over.
+    fn try_reopen(&mut self, now: Now) {
+        let State::Down { retry_at, wait } = self.state else { return };
+        if now.monotonic < retry_at {
+            return;
+        }
+        let reopened = Live::open(&mut *self.disk, &self.tuning, &mut self.random).and_then(|(mut live, _)| {
+            if let Some(definitions) = &self.definitions {
+                let failed = |failure| OpenError::from_failure(self.disk.path(), failure);
+                live.define(definitions).map_err(|error| failed(error.failure))?;
+            }
+            Ok(live)
+        });
+        self.state = match reopened {
+            Ok(live) => {
+                tracing::warn!(path = %self.disk.path().display(), "Storage is open again; all leases have ended.");
+                State::Up(Box::new(live))
+            }
+            Err(error) if error.is_passing() => {
+                let wait = (wait * 2).min(self.tuning.reopen_max);
+                tracing::error!(%error, "Storage can't be reopened yet.");
+                State::Down { retry_at: now.monotonic.plus(wait), wait }
+            }
+            Err(error) => {
+                tracing::error!(%error, "Storage can't be reopened.");
+                State::Stopped(error.to_string())
+            }
+        };
+    }
+}

@@ -1,0 +1,125 @@
+//! Reading rows back: refilling a window, and single messages that came back to their place.
+//!
+//! Invariant: a reader sees what is committed and is dropped before the next commit begins, so that no snapshot pins
+//! pages.
+
+use bytes::{Bytes, BytesMut};
+use redb::{Database, ReadOnlyTable, ReadableDatabase};
+
+use super::live::Live;
+use super::queue::WindowEntry;
+use crate::command::{Content, Ticket};
+use crate::failure::Failure;
+use crate::row::{BodyRef, Row};
+use crate::tables::{BODIES, DUE, DueKey, RANK, READY, ReadyKey};
+
+/// The tables that messages are read from, as of one moment.
+pub(crate) struct Reader {
+    pub(crate) ready: ReadOnlyTable<ReadyKey, &'static [u8]>,
+    pub(crate) due: ReadOnlyTable<DueKey, &'static [u8]>,
+    bodies: ReadOnlyTable<(u64, u32), &'static [u8]>,
+}
+
+impl Reader {
+    pub(crate) fn new(database: &Database) -> Result<Self, Failure> {
+        let txn = database.begin_read()?;
+        Self::of(&txn)
+    }
+
+    pub(crate) fn of(txn: &redb::ReadTransaction) -> Result<Self, Failure> {
+        Ok(Self { ready: txn.open_table(READY)?, due: txn.open_table(DUE)?, bodies: txn.open_table(BODIES)? })
+    }
+
+    /// The message at a position of `ready`.
+    pub(crate) fn ready_at(&self, queue: u32, position: u64) -> Result<WindowEntry, Failure> {
+        match self.ready.get((queue, RANK, position))? {
+            Some(row) => self.entry(position, row.value()),
+            None => Err(missing(queue, position)),
+        }
+    }
+
+    /// The message at a key of `due`.
+    pub(crate) fn due_at(&self, queue: u32, due: u64, position: u64) -> Result<WindowEntry, Failure> {
+        match self.due.get((queue, due, position))? {
+            Some(row) => self.entry(position, row.value()),
+            None => Err(missing(queue, position)),
+        }
+    }
+
+    /// A row as an entry of a window, with its body wherever that lies.
+    pub(crate) fn entry(&self, position: u64, bytes: &[u8]) -> Result<WindowEntry, Failure> {
+        let row = Row::parse(bytes)?;
+        let body = row.body().map(|body| self.body(body)).transpose()?;
+        Ok(WindowEntry {
+            position,
+            entry: row.entry(),
+            attempts: row.attempts(),
+            hops: row.hops(),
+            accepted: row.accepted(),
+            content: Content::Stored { row: Bytes::copy_from_slice(bytes), body },
+        })
+    }
+
+    pub(crate) fn body(&self, body: BodyRef) -> Result<Bytes, Failure> {
+        let mut whole = BytesMut::with_capacity(body.bytes as usize);
+        for chunk in self.bodies.range((body.id, 0)..=(body.id, u32::MAX))? {
+            whole.extend_from_slice(chunk?.1.value());
+        }
+        if whole.len() == body.bytes as usize {
+            Ok(whole.freeze())
+        } else {
+            Err(Failure::Damaged(format!("body {} has {} bytes instead of {}", body.id, whole.len(), body.bytes)))
+        }
+    }
+}
+
+pub(crate) fn missing(queue: u32, position: u64) -> Failure {
+    Failure::Damaged(format!("message {position} of queue {queue} is not where it should be"))
+}
+
+impl<T: Ticket> Live<T> {
+    /// A view of what is committed, made once per call.
+    pub(super) fn reader(&mut self) -> Result<&Reader, Failure> {
+        if self.reader.is_none() {
+            self.reader = Some(Reader::new(&self.database)?);
+        }
+        Ok(self.reader.as_ref().expect("it was made just now"))
+    }
+
+    /// Reads up to `entries_max` messages behind the window's cursor into it, as far as it has room. The window turns
+    /// live when there are no more.
+    pub(super) fn refill(&mut self, queue: u32, entries_max: usize) -> Result<(), Failure> {
+        if self.queues[queue as usize].window.live {
+            return Ok(());
+        }
+        self.reader()?;
+        let bytes_max = self.tuning.window_bytes_of(self.queues.len());
+        let reader = self.reader.as_ref().expect("it was made just now");
+        let window = &mut self.queues[queue as usize].window;
+        let mut rows = reader.ready.range((queue, RANK, window.cursor + 1)..=(queue, RANK, u64::MAX))?;
+        for _ in 0..entries_max {
+            if !window.has_room(self.tuning.window_entries, bytes_max) {
+                return Ok(());
+            }
+            let Some(row) = rows.next() else {
+                window.live = true;
+                return Ok(());
+            };
+            let (key, value) = row?;
+            window.push(reader.entry(key.value().2, value.value())?);
+        }
+        Ok(())
+    }
+
+    /// Reads ahead in queues whose window runs low, and drops the view of what is committed.
+    pub(super) fn read_ahead(&mut self) -> Result<(), super::Failed> {
+        for queue in self.changed.drain() {
+            let window = &self.queues[queue as usize].window;
+            if !window.live && window.len() < self.tuning.refill_below.max(1) {
+                self.refill(queue, self.tuning.refill_entries)?;
+            }
+        }
+        self.reader = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! Every threshold of the engine, so that a test can shrink all of them.
+
+use std::time::Duration;
+
+/// The engine's thresholds. The defaults suit two cores and a broker in 150 MB.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// redb's page cache, in bytes. It holds dirty pages too.
+    pub cache_bytes: usize,
+    /// Most messages that a queue keeps in memory ahead of its consumers.
+    pub window_entries: usize,
+    /// Most bytes of them per queue; a single larger message passes.
+    pub window_bytes: usize,
+    /// Most bytes of all windows: each queue gets an equal part, though never less than a sixteenth of `window_bytes`.
+    pub windows_bytes: usize,
+    /// Most messages read from disk into a window at once.
+    pub refill_entries: usize,
+    /// A queue that is behind is read ahead when its window has fewer messages than this.
+    pub refill_below: usize,
+    /// Most keys of waiting messages that a queue keeps in memory.
+    pub due_entries: usize,
+    /// Most messages in one answer to a lease request.
+    pub lease_entries: usize,
+    /// Most bytes in one answer to a lease request; a single larger message passes.
+    pub lease_bytes: usize,
+    /// Settled leases that are remembered, so that settling one twice is told from having lost it.
+    pub settled_remembered: usize,
+    /// Attempts kept of one message; older ones are dropped.
+    pub attempts_kept: u32,
+    /// Largest body that lies in its message's row when the message went to one queue, in bytes.
+    pub inline_bytes: usize,
+    /// The same when it went to several.
+    pub inline_bytes_shared: usize,
+    /// A larger body is cut into pieces of this size, a little below a power of two as redb's pages are.
+    pub chunk_bytes: usize,
+    /// Rows looked at in one step of a bulk change.
+    pub bulk_scan_rows: usize,
+    /// Most bytes of messages on one page of browsing; a single larger message passes.
+    pub page_bytes: usize,
+    /// Most commands in one batch.
+    pub batch_commands: usize,
+    /// A batch that has this many messages is closed.
+    pub batch_messages: usize,
+    /// Bytes of appends that may wait for the writer; further callers wait for room.
+    pub backlog_bytes: usize,
+    /// From this file size on, in bytes, every commit records redb's allocator state, so that opening after a crash
+    /// needs no walk over the file (0.5 s per GB).
+    pub quick_repair_bytes: u64,
+    /// After this long without a commit, one more records the allocator state.
+    pub idle: Duration,
+    /// The first wait before a failed store is reopened; it doubles.
+    pub reopen_min: Duration,
+    /// The longest such wait.
+    pub reopen_max: Duration,
+    /// How often a writer that waits for a time looks at the clocks, since they may step.
+    pub tick: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+            window_entries: 4096,
+            window_bytes: 4 << 20,
+            windows_bytes: 32 << 20,
+            refill_entries: 1024,
+            refill_below: 512,
+            due_entries: 4096,
+            lease_entries: 1000,
+            lease_bytes: 16 << 20,
+            settled_remembered: 65_536,
+            attempts_kept: 100,
+            inline_bytes: 16 << 10,
+            inline_bytes_shared: 1 << 10,
+            chunk_bytes: (64 << 10) - 512,
+            bulk_scan_rows: 10_000,
+            page_bytes: 8 << 20,
+            batch_commands: 4096,
+            batch_messages: 8192,
+            backlog_bytes: 64 << 20,
+            quick_repair_bytes: 1 << 30,
+            idle: Duration::from_secs(1),
+            reopen_min: Duration::from_millis(50),
+            reopen_max: Duration::from_secs(5),
+            tick: Duration::from_millis(20),
+        }
+    }
+}
+
+impl Tuning {
+    /// The most bytes of one queue's window when there are `queues` of them.
+    pub(crate) fn window_bytes_of(&self, queues: usize) -> usize {
+        (self.windows_bytes / queues.max(1)).clamp(self.window_bytes / 16, self.window_bytes)
+    }
+}

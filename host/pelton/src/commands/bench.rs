@@ -1,0 +1,76 @@
+//! `pelton bench`: flags of the load generator.
+
+use std::time::Duration;
+
+use crate::bench::{Mode, Settings, run};
+use crate::client::RemoteArgs;
+
+/// Measure a running broker over HTTP
+///
+/// Start a broker on examples/bench in another terminal first, from a release build: `pelton build && pelton serve`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to measure
+    #[arg(value_enum, default_value = "end-to-end")]
+    mode: Mode,
+    /// The topic to publish to [default: by mode]
+    #[arg(long)]
+    topic: Option<String>,
+    /// end-to-end: the queue that has to become empty [default: bench-sink]
+    #[arg(long)]
+    queue: Option<String>,
+    /// latency: the queue that emitted messages come back by [default: bench-done]
+    #[arg(long)]
+    drain_queue: Option<String>,
+    /// Connections, each with one request at a time [default: 8; latency: 16]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    connections: Option<u16>,
+    /// Messages that may be accepted and not yet settled [default: no bound]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    window: Option<u64>,
+    /// Messages per request [default: 100; latency: 1]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    batch: Option<u16>,
+    /// Bytes of a message's body
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=64 * 1024 * 1024))]
+    size: u32,
+    /// How long to publish
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// Publish so many messages instead
+    #[arg(long, value_name = "COUNT", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    messages: Option<u64>,
+    /// How long to publish before anything is measured
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    warm_up: Duration,
+    /// latency: messages per second
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: u32,
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+pub(crate) fn execute(args: Args) -> anyhow::Result<()> {
+    let settings = Settings {
+        mode: args.mode,
+        topic: args.topic,
+        queue: args.queue,
+        drain_queue: args.drain_queue,
+        connections: args.connections.map(usize::from),
+        window: args.window,
+        batch: args.batch.map(usize::from),
+        size_bytes: args.size as usize,
+        duration: args.duration,
+        messages: args.messages,
+        warm_up: args.warm_up,
+        rate: f64::from(args.rate),
+        json: args.json,
+    };
+    // One thread: the broker, on the same machine, needs the other ones.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, run(&args.remote, &settings))
+}

@@ -1,0 +1,199 @@
+//! What a sandbox's error means: which kind of fault, and what to tell people about it.
+
+use std::fmt::Write as _;
+
+use pelton_core::runtime::{FaultKind, Limits};
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
+use wasmtime_wasi::{I32Exit, ResourceTableError};
+
+/// Longest reason kept, in bytes.
+pub(crate) const REASON_BYTES_MAX: usize = 2048;
+
+/// Most frames of a backtrace that are kept.
+const FRAMES_MAX: usize = 8;
+
+/// How far the delivery had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Instantiate,
+    Call,
+}
+
+/// The kind of fault that `error` is, with its reason. `memory_denied`: whether the guest was refused memory;
+/// `journal`: what it said until then.
+pub(crate) fn classify(
+    error: &wasmtime::Error,
+    phase: Phase,
+    limits: &Limits,
+    memory_denied: bool,
+    journal: &str,
+) -> (FaultKind, String) {
+    let trap = error.downcast_ref::<Trap>().copied();
+    if trap == Some(Trap::Interrupt) {
+        return (FaultKind::Timeout, timed_out(limits));
+    }
+    if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+        return (FaultKind::Host, error.root_cause().to_string());
+    }
+    if trap == Some(Trap::StackOverflow) || trap == Some(Trap::MemoryOutOfBounds) && is_below_memory(error) {
+        return (FaultKind::Stack, "it called too deep: the stack is used up".to_owned());
+    }
+    if memory_denied {
+        return (FaultKind::Memory, out_of_memory(limits, journal));
+    }
+    if let Some(I32Exit(status)) = error.downcast_ref() {
+        return (FaultKind::Trap, format!("it exited with status {status} instead of returning"));
+    }
+    match trap {
+        Some(trap) if is_malformed(trap) => (FaultKind::Malformed, malformed(&trap)),
+        Some(Trap::UnreachableCodeReached) => {
+            let message = panic_message(journal);
+            (FaultKind::Trap, message.unwrap_or_else(|| "it reached an `unreachable` instruction".to_owned()))
+        }
+        Some(trap) => (FaultKind::Trap, trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
+        None if phase == Phase::Instantiate => (FaultKind::Host, error.root_cause().to_string()),
+        None if is_excess(error) => (FaultKind::Trap, error.root_cause().to_string()),
+        None => (FaultKind::Malformed, malformed(&error.root_cause())),
+    }
+}
+
+/// The reason of a timeout.
+pub(crate) fn timed_out(limits: &Limits) -> String {
+    format!("it did not end within {:?}", limits.timeout)
+}
+
+fn out_of_memory(limits: &Limits, journal: &str) -> String {
+    let mut reason = format!("it needed more memory than {}", mib(limits.memory_bytes));
+    if let Some(message) = panic_message(journal) {
+        let _ = write!(reason, " ({message})");
+    }
+    reason
+}
+
+fn malformed(detail: &dyn std::fmt::Display) -> String {
+    format!("it passed what its interface does not allow: {detail}")
+}
+
+/// Whether an access out of bounds went below address 0: what is compiled from Rust or C keeps a stack of its own at the
+/// bottom of its memory, and mostly runs out of that one first.
+fn is_below_memory(error: &wasmtime::Error) -> bool {
+    const BELOW_ZERO: u64 = (1 << 32) - (4 << 20);
+    // The fault is part of the error, but its type is not public.
+    let text = format!("{error:#}");
+    let address = text.split_once("memory fault at wasm address 0x").map(|(_, rest)| rest);
+    let digits = address.and_then(|rest| rest.split(|c: char| !c.is_ascii_hexdigit()).next());
+    digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).is_some_and(|address| address >= BELOW_ZERO)
+}
+
+/// Whether the guest handed over a value that is none of its type.
+fn is_malformed(trap: Trap) -> bool {
+    matches!(
+        trap,
+        Trap::InvalidChar
+            | Trap::InvalidDiscriminant
+            | Trap::ListOutOfBounds
+            | Trap::StringOutOfBounds
+            | Trap::UnalignedPointer
+    )
+}
+
+/// Whether the guest used up something of the host's. Wasmtime's error about too large arguments has no public type.
+fn is_excess(error: &wasmtime::Error) -> bool {
+    let is_table_full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+    is_table_full || error.root_cause().to_string().contains("fuel allocated for hostcalls")
+}
+
+/// The message of the last panic that Rust's runtime reported on stderr: `panicked at src/lib.rs:5:9: text`.
+fn panic_message(journal: &str) -> Option<String> {
+    const PREFIX: &str = "stderr: ";
+    const LINES_MAX: usize = 20;
+    let lines: Vec<&str> = journal.lines().collect();
+    let (at, start) = lines.iter().enumerate().rev().find_map(|(at, line)| {
+        let text = line.strip_prefix(PREFIX)?;
+        Some((at, &text[text.find("panicked at ")?..]))
+    })?;
+    let more = lines[at + 1..].iter().map_while(|line| line.strip_prefix(PREFIX));
+    let more: Vec<&str> = more.take_while(|line| !line.starts_with("note: ")).take(LINES_MAX).collect();
+    let text = if more.is_empty() { start.to_owned() } else { format!("{start} {}", more.join("\n")) };
+    Some(text.trim_end().to_owned())
+}
+
+/// Where the guest was, innermost first, as lines for the journal; none where the error came from elsewhere.
+///
+/// The frames of Rust's own panic machinery are left out: the reason says what they would.
+pub(crate) fn backtrace(error: &wasmtime::Error) -> Option<String> {
+    let whole = error.downcast_ref::<WasmBacktrace>()?.to_string();
+    let mut frames = Vec::<String>::new();
+    for line in whole.lines().skip(1) {
+        match line.trim_start().split_once(": ") {
+            Some((number, frame)) if number.parse::<u32>().is_ok() => frames.push(frame.trim().to_owned()),
+            // With debug information a frame goes on: where it stands, and what was inlined into it.
+            _ => {
+                if let Some(frame) = frames.last_mut() {
+                    let _ = write!(frame, " {}", line.trim());
+                }
+            }
+        }
+    }
+    let own = frames.iter().position(|frame| !is_panic_machinery(frame)).unwrap_or(0);
+    let kept: Vec<String> = frames.into_iter().skip(own).take(FRAMES_MAX).collect();
+    (!kept.is_empty()).then(|| kept.join("\n"))
+}
+
+fn is_panic_machinery(frame: &str) -> bool {
+    let name = frame.split_once('!').map_or(frame, |(_, name)| name);
+    let name = name.trim_start_matches('<');
+    let machinery = ["__rust", "_RNv", "abort", "alloc::", "core::", "panic", "rust_", "std::"];
+    machinery.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// `text`, cut to [`REASON_BYTES_MAX`].
+pub(crate) fn bounded(mut text: String) -> String {
+    const CUT: &str = " ...";
+    if text.len() > REASON_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(REASON_BYTES_MAX - CUT.len()));
+        text.push_str(CUT);
+    }
+    text
+}
+
+/// `bytes` in MiB, one decimal, rounded up.
+pub(crate) fn mib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10).div_ceil(1 << 20);
+    if tenths % 10 == 0 { format!("{} MiB", tenths / 10) } else { format!("{}.{} MiB", tenths / 10, tenths % 10) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_panic_on_stderr_is_the_message() {
+        let check = |journal: &str, expected: Option<&str>| assert_eq!(panic_message(journal).as_deref(), expected);
+        check("", None);
+        check("stdout: panicked at the disco", None);
+        check(
+            "stdout: hello\nstderr: \nstderr: thread '<unnamed>' (1) panicked at src/lib.rs:5:9:\nstderr: boom\n\
+             stderr: twice\nstderr: note: run with `RUST_BACKTRACE=1`",
+            Some("panicked at src/lib.rs:5:9: boom\ntwice"),
+        );
+        check("stderr: panicked at a:1:1: first\nINFO: x\nstderr: panicked at b:2:2:\nstderr: second", {
+            Some("panicked at b:2:2: second")
+        });
+    }
+
+    #[test]
+    fn long_reasons_are_cut_between_characters() {
+        let long = bounded("\u{e9}".repeat(REASON_BYTES_MAX));
+        assert!(long.len() <= REASON_BYTES_MAX && long.ends_with("\u{e9} ..."), "{}", long.len());
+        assert_eq!(bounded("short".into()), "short");
+    }
+
+    #[test]
+    fn sizes_are_rounded_up() {
+        let sizes = [(1 << 20, "1 MiB"), ((1 << 20) + 1, "1.1 MiB"), (12_897_484, "12.3 MiB"), (0, "0 MiB")];
+        for (bytes, text) in sizes {
+            assert_eq!(mib(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! A program, which no consumer is.
+
+fn main() {}

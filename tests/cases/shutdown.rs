@@ -1,0 +1,81 @@
+//! SIGTERM: an orderly stop loses nothing, settles nothing twice, and waits for what runs.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::{TestBroker, ids, try_send, without_consumers};
+
+/// `slow` sleeps as many milliseconds as the body says, on a queue that its messages do not leave otherwise.
+const SLOW: &str = r#"
+[sandbox]
+slots = 8
+
+[queues.slow]
+[queues.copy]
+
+[[routes]]
+from = "slow"
+to = ["queue:slow", "queue:copy"]
+
+[consumers.slow]
+queue = "slow"
+component = "guest:slow"
+concurrency = 4
+timeout = "20s"
+"#;
+
+#[tokio::test]
+async fn sigterm_lets_running_deliveries_finish_and_keeps_the_rest() {
+    let mut broker = TestBroker::start(SLOW).await;
+    for _ in 0..12 {
+        broker.publish("slow", "1500").await;
+    }
+    broker.counts("slow", "leased", 4).await;
+    broker.sigterm();
+    let status = broker.ended().await;
+    assert_eq!(status.code(), Some(0), "{}", broker.said());
+
+    broker.rewrite(without_consumers);
+    broker.restart().await;
+    let left = broker.messages("slow").await;
+    let copies = broker.messages("copy").await;
+    assert_eq!(copies.len(), 12);
+    // The four that ran are through; none that waited was begun, and nobody has lost an attempt.
+    assert_eq!(left.len(), 8, "{left:#?}");
+    assert!(left.iter().all(|message| message["attempts"] == json!(0) && message["leased"] == json!(false)));
+    let (left, all): (BTreeSet<_>, BTreeSet<_>) =
+        (ids(&left).into_iter().collect(), ids(&copies).into_iter().collect());
+    assert!(left.is_subset(&all));
+}
+
+#[tokio::test]
+async fn while_it_stops_nothing_new_is_accepted() {
+    let mut broker = TestBroker::start(SLOW).await;
+    broker.publish("slow", "3000").await;
+    broker.counts("slow", "leased", 1).await;
+    broker.sigterm();
+    // A delivery runs for 3 s, so the process is there; publishes are answered no, or not at all, before it ends.
+    let api = broker.api();
+    let mut accepted = 1;
+    loop {
+        let request = api.post("/v1/topics/slow").body("1");
+        match try_send(request).await {
+            Ok(reply) if reply.status == 200 => accepted += 1,
+            Ok(reply) => break assert_eq!(reply.status, 503, "{reply}"),
+            Err(_) => break,
+        }
+    }
+    assert!(broker.runs(), "it still waits for the delivery");
+    assert_eq!(broker.ended().await.code(), Some(0), "{}", broker.said());
+
+    broker.rewrite(without_consumers);
+    broker.restart().await;
+    assert_eq!(
+        broker.messages("copy").await.len(),
+        accepted,
+        "what was accepted while it stopped is there, and no more"
+    );
+    let left: Vec<Value> = broker.messages("slow").await;
+    assert!(left.len() < accepted, "the delivery that ran is through: {left:#?}");
+}
