@@ -29,14 +29,22 @@ async fn a_taken_port() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it is bound").to_string();
     let output = pelton(folder.path(), ["serve", "--config", "broker.toml", "--listen", &address]).await;
-    insta::assert_snapshot!(masked(&output.to_string(), folder.path()), @"");
+    insta::assert_snapshot!(masked(&output.to_string(), folder.path()), @r"
+    exit 5
+    --- stderr
+    error: 127.0.0.1:[port] is in use by another process; stop it or set [http] listen / --listen
+    ");
 }
 
 #[tokio::test]
 async fn a_data_folder_in_use_by_another_process() {
     let broker = TestBroker::start(INBOX).await;
     broker.publish("a", "1").await;
-    insta::assert_snapshot!(serve(broker.folder()).await, @"");
+    insta::assert_snapshot!(serve(broker.folder()).await, @r"
+    exit 6
+    --- stderr
+    error: the data folder 'data' is in use by another process; stop that one, or choose another data folder
+    ");
     broker.publish("a", "2").await;
     assert_eq!(broker.depth("inbox").await, 2, "the first goes on undisturbed");
 }
@@ -48,57 +56,75 @@ async fn a_data_file_that_is_not_ours() {
     std::fs::create_dir(folder.path().join("data")).expect("the folder is writable");
     let before = b"holiday photos, keep".repeat(1000);
     std::fs::write(&file, &before).expect("the folder is writable");
-    insta::assert_snapshot!(serve(folder.path()).await, @"");
+    insta::assert_snapshot!(serve(folder.path()).await, @r"
+    exit 6
+    --- stderr
+    error: 'data/pelton.redb' is not a data file of pelton: it does not start as a redb file does; move it away, or choose another data folder
+    ");
     assert!(std::fs::read(&file).expect("it is there") == before, "it is as it was");
 }
 
-/// A broker's data folder, stopped in good order, with what `change` makes of its file.
-async fn changed_data(change: impl FnOnce(&mut Vec<u8>)) -> TestBroker {
+/// A broker that holds one message and was stopped in good order.
+async fn stopped() -> TestBroker {
     let mut broker = TestBroker::start(INBOX).await;
     broker.publish("a", "1").await;
     broker.sigterm();
     assert_eq!(broker.ended().await.code(), Some(0));
+    broker
+}
+
+/// Changes the bytes of its store.
+fn change_data(broker: &TestBroker, change: impl FnOnce(&mut Vec<u8>)) {
     let file = broker.folder().join(DATA_FILE);
     let mut bytes = std::fs::read(&file).expect("the store is there");
     change(&mut bytes);
     std::fs::write(&file, bytes).expect("the folder is writable");
-    broker
+}
+
+/// Sets the format that the store says it has. The table `meta` has the keys `format` and `store` in one page, and
+/// behind them their values.
+fn set_format(bytes: &mut [u8], format: u64) {
+    let keys = b"formatstore";
+    let windows = bytes.windows(keys.len()).enumerate();
+    let places: Vec<usize> = windows.filter(|(_, window)| window == keys).map(|(at, _)| at).collect();
+    assert!(!places.is_empty(), "the format stands where it is looked for");
+    for at in places {
+        bytes[at + keys.len()..][..8].copy_from_slice(&format.to_le_bytes());
+    }
 }
 
 #[tokio::test]
 async fn a_data_file_of_a_newer_version() {
-    let broker = changed_data(|bytes| {
-        // The table `meta` has the keys `format` and `store` in one page, and behind them their values.
-        let keys = b"formatstore";
-        let places: Vec<usize> =
-            bytes.windows(keys.len()).enumerate().filter(|(_, window)| window == keys).map(|(at, _)| at).collect();
-        assert!(!places.is_empty(), "the format stands where it is looked for");
-        for at in places {
-            bytes[at + keys.len()..][..8].copy_from_slice(&7_u64.to_le_bytes());
-        }
-    })
-    .await;
-    let before = std::fs::read(broker.folder().join(DATA_FILE)).expect("it is there");
-    insta::assert_snapshot!(serve(broker.folder()).await, @"");
-    assert!(std::fs::read(broker.folder().join(DATA_FILE)).expect("it is there") == before, "it is as it was");
+    let mut broker = stopped().await;
+    change_data(&broker, |bytes| set_format(bytes, 7));
+    insta::assert_snapshot!(serve(broker.folder()).await, @r"
+    exit 6
+    --- stderr
+    error: 'data/pelton.redb' has format 7, and this version of pelton knows 1 at most; use the newer version that wrote it
+    ");
+    change_data(&broker, |bytes| set_format(bytes, 1));
+    broker.restart().await;
+    assert_eq!(broker.depth("inbox").await, 1, "being refused has changed nothing");
 }
 
 #[tokio::test]
 async fn a_data_file_that_is_damaged() {
-    let broker = changed_data(|bytes| {
-        let length = bytes.len();
-        bytes[512..length].fill(0xa5);
-    })
-    .await;
+    let broker = stopped().await;
+    // All but the header.
+    change_data(&broker, |bytes| bytes[512..].fill(0xa5));
     let said = serve(broker.folder()).await;
     assert!(said.starts_with("exit 6"), "{said}");
-    assert!(said.contains("pelton.redb") && !said.contains("panicked"), "{said}");
+    assert!(said.contains("'data/pelton.redb' is damaged") && said.contains("restore it from a backup"), "{said}");
 }
 
 #[tokio::test]
 async fn a_data_folder_that_can_not_be() {
     let folder = folder_with(&format!("[broker]\ndata = \"broker.toml/data\"\n{INBOX}"));
-    insta::assert_snapshot!(serve(folder.path()).await, @"");
+    insta::assert_snapshot!(serve(folder.path()).await, @r"
+    exit 6
+    --- stderr
+    error: can't create the data folder 'broker.toml/data': Not a directory (os error 20); create it, or choose another
+    ");
 }
 
 #[tokio::test]
@@ -116,7 +142,11 @@ async fn a_data_folder_that_is_read_only() {
         assert!(said.starts_with("exit 6") && said.contains("/proc/self"), "{said}");
         return;
     }
-    insta::assert_snapshot!(serve(folder.path()).await, @"");
+    insta::assert_snapshot!(serve(folder.path()).await, @r"
+    exit 6
+    --- stderr
+    error: can't write to 'data/pelton.lock': Permission denied (os error 13); make it writable for this user, or choose another data folder
+    ");
 }
 
 #[tokio::test]
@@ -125,21 +155,44 @@ async fn no_broker_answers() {
     // Bound and let go of: nobody listens there now.
     let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let output = pelton(folder.path(), ["queues", "--url", &format!("http://{address}")]).await;
-    insta::assert_snapshot!(masked(&output.to_string(), folder.path()), @"");
+    insta::assert_snapshot!(masked(&output.to_string(), folder.path()), @r"
+    exit 7
+    --- stderr
+    error: no broker answers at http://127.0.0.1:[port]
+    help: start one with `pelton dev` or `pelton serve`, or name another with --url or PELTON_URL
+    ");
 }
 
 #[tokio::test]
 async fn an_unknown_subcommand() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = pelton(folder.path(), ["sevre"]).await;
-    insta::assert_snapshot!(masked(&output.to_string(), folder.path()), @"");
+    insta::assert_snapshot!(masked(&output.to_string(), folder.path()), @r"
+    exit 2
+    --- stderr
+    error: unrecognized subcommand 'sevre'
+
+      tip: some similar subcommands exist: 'settle', 'serve'
+
+    Usage: pelton <COMMAND>
+
+    For more information, try '--help'.
+    ");
 }
 
 #[tokio::test]
 async fn an_unknown_queue_for_the_cli() {
     let broker = TestBroker::start(INBOX).await;
     let output = broker.cli(["queues", "inbx"]).await;
-    insta::assert_snapshot!(masked(&output.to_string(), broker.folder()), @"");
+    insta::assert_snapshot!(masked(&output.to_string(), broker.folder()), @r"
+    exit 8
+    --- stderr
+    error: there is no queue 'inbx'; did you mean 'inbox'? (GET /v1/queues lists them) (unknown-queue)
+    ");
     let output = broker.cli(["publish", "b", "text"]).await;
-    insta::assert_snapshot!(masked(&output.to_string(), broker.folder()), @"");
+    insta::assert_snapshot!(masked(&output.to_string(), broker.folder()), @r"
+    exit 8
+    --- stderr
+    error: no route matches topic 'b' of message 0; add one to [[routes]] or mend the topic (unroutable)
+    ");
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::webhooks::{Expected, check_webhooks, sample_of};
-use crate::support::{BOUND, TestBroker, eventually, ids, root, tally};
+use crate::support::{BOUND, TestBroker, command, eventually, example_target, finish, ids, root, send, tally};
 
 /// Cargo, of a changed consumer and all that it depends on.
 const BUILD_BOUND: Duration = Duration::from_secs(240);
@@ -72,40 +72,61 @@ async fn the_sample_of_github_webhooks_goes_by() {
 }
 
 #[tokio::test]
-async fn the_sample_of_orders_goes_by() {
-    let example = example("orders", "orders").await;
-    let broker = TestBroker::dev(&example.home, &[]).await;
-    let sample = std::fs::read_to_string(example.home.join("orders.jsonl")).expect("the sample is there");
-    let orders = sample.lines().filter(|line| !line.trim().is_empty()).count() as u64;
-    check_orders(&broker, orders).await;
+async fn dev_once_shows_the_deliveries_and_ends() {
+    let example = example("github-webhooks", "webhooks").await;
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut dev = command(&example.home);
+    dev.args(["dev", "--once", "--listen", "127.0.0.1:0", "--data"])
+        .arg(data.path())
+        .env("CARGO_TARGET_DIR", example_target());
+    let output = finish(dev, BUILD_BOUND).await.ok();
+    let lines: Vec<&str> = output.stdout.lines().filter(|line| !line.starts_with(' ')).collect();
+    let of_queue =
+        |queue: &str| lines.iter().filter(|line| line.split_whitespace().next() == Some(queue)).count() as u64;
+    let expected = Expected::of(&sample_of(&example.home.join("events.jsonl")));
+    assert_eq!(of_queue("triage"), expected.triage, "{output}");
+    assert_eq!(of_queue("notify"), expected.notify, "{output}");
+    assert!(lines.iter().all(|line| line.contains("  attempt 1  ") && line.contains(" us")), "{output}");
+    let logs: Vec<&str> = output.stdout.lines().filter(|line| line.starts_with("    ")).collect();
+    assert!(
+        logs.iter().any(|line| line.contains("#maintainers: ")),
+        "a guest's log stands under its delivery: {output}"
+    );
 }
 
-/// Accounts for every order: shipped or dead, each once.
-async fn check_orders(broker: &TestBroker, orders: u64) {
-    let queues = eventually("all orders are through", BOUND, async || {
-        let queues = broker.get("/v1/queues").await.ok()["queues"].take();
-        let queues = queues.as_array().cloned().expect("a list");
-        let is_holder = |queue: &Value| queue["dead_letter"].is_null();
-        let busy = queues.iter().filter(|queue| !is_holder(queue)).map(|queue| {
-            ["ready", "leased", "scheduled"].iter().map(|state| queue[state].as_u64().expect("a count")).sum::<u64>()
-        });
-        match busy.sum() {
-            0_u64 => Ok(queues),
-            left => Err(format!("{left} messages left")),
-        }
+/// The walk through the example's README: some orders are tried again, three die, the bank is mended, two come back.
+#[tokio::test]
+async fn orders_are_retried_given_up_and_redriven() {
+    let example = example("orders", "orders").await;
+    let broker = TestBroker::dev(&example.home, &[]).await;
+    check_orders(&broker, 5, 3).await;
+    let deliveries = broker.deliveries();
+    let outcomes = tally(deliveries.iter().map(|delivery| delivery["outcome"].as_str().expect("a word")));
+    // Five are paid and shipped; 1 + 2 stumbles and 2 x 3 outages; one is rejected.
+    assert_eq!(outcomes, [("done".into(), 10), ("reject".into(), 1), ("retry".into(), 9)].into(), "{deliveries:#?}");
+
+    edit(&example.home.join("broker.toml"), "outage = \"northbank\"", "outage = \"\"");
+    eventually("the bank is mended", BOUND, async || match broker.said() {
+        said if said.contains("Swapped in") => Ok(()),
+        said => Err(said),
     })
     .await;
-    let dead: u64 = queues.iter().map(|queue| queue["dead"].as_u64().expect("a count")).sum();
-    let metric = async |series: &str| broker.metric(series).await;
-    let accepted = metric("pelton_accepted_total").await;
-    assert_eq!(accepted, orders as f64, "the whole sample was accepted");
-    let settled = done(broker, "payment");
-    assert_eq!(settled.values().filter(|count| **count > 1).count(), 0, "no payment is done twice: {settled:?}");
-    assert_eq!(settled.len() as u64 + dead, orders, "paid or dead");
-    assert!(dead > 0, "the example shows a dead letter");
-    assert_eq!(done(broker, "shipping").len(), settled.len(), "what is paid is shipped");
-    let retries = broker.deliveries().iter().filter(|delivery| delivery["outcome"] == json!("retry")).count();
-    assert!(retries > 0, "the example shows a retry");
+    let redriven = broker.cli(["dead", "redrive", "payments.dead", "--all", "--json"]).await.ok().json();
+    assert_eq!(redriven["changed"], 3, "{redriven}");
+    check_orders(&broker, 7, 1).await;
+    let dead = broker.only_dead("payments").await;
+    assert_eq!((&dead["message"]["data"]["id"], &dead["dead"]["code"]), (&json!(1005), &json!("rejected")));
+    let paid = done(&broker, "payment");
+    assert_eq!((paid.len(), paid.values().max()), (7, Some(&1)), "nobody paid twice");
+}
+
+/// Waits until all is through, and asserts where the orders are.
+async fn check_orders(broker: &TestBroker, shipped: u64, dead: u64) {
+    broker.holds("shipped", shipped).await;
+    broker.counts("payments", "dead", dead).await;
+    for queue in ["payments", "shipping"] {
+        broker.holds(queue, 0).await;
+    }
 }
 
 /// How often each message of `consumer` was done, by id.
@@ -132,7 +153,7 @@ async fn publish_until(broker: &TestBroker, published: &mut u64, marker: &str) {
         *published += 1;
         let body = issue(*published);
         let request = broker.post("/v1/topics/github.issues").header("content-type", "application/json").body(body);
-        crate::support::send(request).await.ok();
+        send(request).await.ok();
         let logged = |delivery: &Value| delivery["log"].to_string().contains(marker);
         if broker.deliveries().iter().any(logged) { Ok(()) } else { Err(broker.said()) }
     })

@@ -10,5 +10,6 @@ mod examples;
 mod misbehaving;
 mod path;
 mod pull;
+mod reload;
 mod shutdown;
 mod webhooks;

@@ -41,10 +41,12 @@ async fn every_form_of_publishing_reaches_the_component_and_its_emits_the_queues
     let binary = broker.post("/v1/topics/work.a.b").header("content-type", "text/plain").body("binary body");
     let binary = binary.header("ce-specversion", "1.0").header("ce-id", "binary").header("ce-type", "t");
     let answer = send(binary.header("ce-source", "/tests")).await.ok();
-    assert_eq!(answer, json!({"ids": ["binary"], "messages": [{"id": "binary", "targets": 1}]}));
+    assert_eq!(answer, json!({"messages": [{"id": "binary", "targets": 1}]}));
     let events = [event("first", json!("one")), event("second", json!(null))];
     let answer = send(broker.batch("work", &events)).await.ok();
-    assert_eq!(answer["ids"], json!(["first", "second"]), "in the order of the batch");
+    let accepted: Vec<&str> =
+        answer["messages"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!(accepted, ["first", "second"], "in the order of the batch");
 
     broker.holds("sink", 5).await;
     broker.holds("work", 0).await;

@@ -57,7 +57,11 @@ async fn a_lease_that_runs_out_counts_as_an_attempt() {
     let id = broker.publish("x", "a").await;
     let first = broker.lease("inbox", 1, "1s").await.remove(0);
     let second = broker.lease("inbox", 1, "1s").await.remove(0);
-    assert_eq!((ids(&[second.clone()])[0], &second["attempt"]), (id.as_str(), &json!(2)), "after the first ran out");
+    assert_eq!(
+        (ids(std::slice::from_ref(&second))[0], &second["attempt"]),
+        (id.as_str(), &json!(2)),
+        "after the first ran out"
+    );
     let late = broker.settle("inbox", &first["token"], "ack").await;
     assert_eq!((late.status, &late.json()["code"]), (409, &json!("lease-lost")), "{late}");
     let dead = broker.only_dead("inbox").await;

@@ -79,3 +79,18 @@ async fn while_it_stops_nothing_new_is_accepted() {
     let left: Vec<Value> = broker.messages("slow").await;
     assert!(left.len() < accepted, "the delivery that ran is through: {left:#?}");
 }
+
+#[tokio::test]
+async fn a_delivery_that_does_not_end_in_time_is_cut_and_comes_back_uncounted() {
+    let toml = SLOW.replace("\"guest:slow\"", "\"guest:spin\"").replace("\"20s\"", "\"1h\"");
+    let mut broker = TestBroker::start_with(&toml, &["--grace", "300ms"]).await;
+    broker.publish("slow", "1").await;
+    broker.counts("slow", "leased", 1).await;
+    broker.sigterm();
+    assert_eq!(broker.ended().await.code(), Some(0), "{}", broker.said());
+
+    broker.rewrite(without_consumers);
+    broker.restart().await;
+    let left = broker.messages("slow").await;
+    assert_eq!((left.len(), &left[0]["attempts"], &left[0]["leased"]), (1, &json!(0), &json!(false)), "{left:#?}");
+}

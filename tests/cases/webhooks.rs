@@ -21,9 +21,9 @@ pub(super) fn sample_of(file: &Path) -> Vec<Value> {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Expected {
     archive: u64,
-    triage: u64,
+    pub(super) triage: u64,
     /// What triage emits: drafts excepted, one for each.
-    notify: u64,
+    pub(super) notify: u64,
     pushes: u64,
     stars: u64,
 }

@@ -41,7 +41,7 @@ impl Reply {
 impl fmt::Display for Reply {
     /// As snapshots show it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}\n", self.status, self.content_type)?;
+        writeln!(f, "{} {}", self.status, self.content_type)?;
         match serde_json::from_str::<Value>(&self.text) {
             Ok(json) => write!(f, "{json:#}"),
             Err(_) => f.write_str(&self.text),
@@ -74,7 +74,7 @@ impl Api {
     pub(crate) async fn publish(&self, topic: &str, body: impl Into<reqwest::Body>) -> String {
         let request = self.post(&format!("/v1/topics/{topic}")).header("content-type", "text/plain").body(body);
         let answer = send(request).await.ok();
-        answer["ids"][0].as_str().expect("a published message has an id").to_owned()
+        answer["messages"][0]["id"].as_str().expect("a published message has an id").to_owned()
     }
 
     /// A request that publishes `events`, which are CloudEvents in JSON, as one batch.

@@ -28,7 +28,16 @@ pub(crate) fn pelton_binary() -> &'static Path {
             None => panic!("{} is not in a profile's folder", own.display()),
         };
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--package", "pelton", "--bin", "pelton", "--profile", profile, "--message-format=json"]);
+        cargo.args([
+            "build",
+            "--package",
+            "pelton",
+            "--bin",
+            "pelton",
+            "--profile",
+            profile,
+            "--message-format=json-render-diagnostics",
+        ]);
         cargo.arg("--target-dir").arg(profile_folder.parent().expect("a profile's folder is in the target folder"));
         let stdout = run(cargo.current_dir(root()));
         let messages = stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

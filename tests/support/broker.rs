@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::api::Api;
@@ -42,6 +43,11 @@ fn new_folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("pelton-test-").tempdir().expect("a temporary folder")
 }
 
+/// Where the examples are built: one folder for all, so that what they share is compiled once.
+pub(crate) fn example_target() -> PathBuf {
+    root().join("target/examples")
+}
+
 /// `toml` with every `"guest:NAME"` replaced by the path of that guest's component.
 pub(crate) fn with_guests(toml: &str) -> String {
     let mut text = toml.to_owned();
@@ -57,10 +63,15 @@ impl TestBroker {
     /// Starts `pelton serve` with this broker.toml, in which `component = "guest:NAME"` names a guest of tests/guests, and
     /// waits until it is ready.
     pub(crate) async fn start(toml: &str) -> Self {
+        Self::start_with(toml, &[]).await
+    }
+
+    /// The same with `more` flags.
+    pub(crate) async fn start_with(toml: &str, more: &[&'static str]) -> Self {
         let folder = new_folder();
         let config = folder.path().join("broker.toml");
         std::fs::write(&config, with_guests(toml)).expect("the folder is writable");
-        Self::start_in(folder, config, &["serve"]).await
+        Self::start_in(folder, config, &[&["serve"], more].concat()).await
     }
 
     /// Starts `pelton dev --json` with `more` flags on the broker.toml in `home`, with data elsewhere, and waits until it is ready.
@@ -89,7 +100,7 @@ impl TestBroker {
             "data",
             "--config",
         ]);
-        broker.arg(&self.config).env("CARGO_TARGET_DIR", root().join("target/examples"));
+        broker.arg(&self.config).env("CARGO_TARGET_DIR", example_target());
         broker.stdout(self.log(DELIVERIES)).stderr(self.log(LOG));
         self.child = Some(broker.spawn().expect("the binary starts"));
         let url = eventually("the broker is ready", START_BOUND, async || {
@@ -111,9 +122,17 @@ impl TestBroker {
 
     /// Asks it to stop.
     pub(crate) fn sigterm(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Asks it to read its broker.toml again.
+    pub(crate) fn sighup(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it runs");
-        rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM)
-            .expect("it is ours to stop");
+        kill_process(Pid::from_child(child), signal).expect("it is ours");
     }
 
     /// How it ended, once it has.

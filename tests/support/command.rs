@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -61,7 +62,7 @@ pub(crate) fn command(folder: &Path) -> Command {
             command.env_remove(name);
         }
     }
-    command.env_remove("RUST_LOG").env("NO_COLOR", "1").current_dir(folder).stdin(Stdio::null());
+    command.env_remove("RUST_BACKTRACE").env("NO_COLOR", "1").current_dir(folder).stdin(Stdio::null());
     command
 }
 
@@ -69,15 +70,15 @@ pub(crate) fn command(folder: &Path) -> Command {
 pub(crate) async fn pelton(folder: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     let mut command = command(folder);
     command.args(args);
-    finish(command).await
+    finish(command, BOUND).await
 }
 
-/// Runs `command` to its end; one that does not end within [`BOUND`] is killed and fails the test.
-pub(crate) async fn finish(command: Command) -> Output {
+/// Runs `command` to its end; one that does not end within `bound` is killed and fails the test.
+pub(crate) async fn finish(command: Command, bound: Duration) -> Output {
     let mut command = tokio::process::Command::from(command);
     command.kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("the binary starts");
-    let finished = tokio::time::timeout(BOUND, child.wait_with_output()).await;
+    let finished = tokio::time::timeout(bound, child.wait_with_output()).await;
     let output = finished.unwrap_or_else(|_| panic!("{command:?} does not end")).expect("its output can be read");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("pelton prints UTF-8");
     let status = output.status.code().expect("nobody else kills commands");

@@ -12,7 +12,7 @@ mod wait;
 
 pub(crate) use self::api::{Api, Reply, event, ids, send, subjects, tally, try_send};
 pub(crate) use self::binary::root;
-pub(crate) use self::broker::{TestBroker, with_guests, without_consumers};
-pub(crate) use self::command::pelton;
+pub(crate) use self::broker::{TestBroker, example_target, with_guests, without_consumers};
+pub(crate) use self::command::{command, finish, pelton};
 pub(crate) use self::snapshot::masked;
 pub(crate) use self::wait::{BOUND, eventually};

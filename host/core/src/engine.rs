@@ -240,6 +240,8 @@ pub struct LeaseRequest {
     /// How long to wait for the first one when there is none.
     pub wait: Duration,
     /// How long the leases last; none: until settled or released, for the broker's own runtime, whose timeout ends them.
+    /// One that runs out counts as an attempt, `lease-expired` in the history: the message is available again at once, at its
+    /// old place, or dead when its attempts are used up.
     pub ttl: Option<Duration>,
 }
 

@@ -133,7 +133,9 @@ async fn respond(api: &Api, content_type: &str, body: String) {
 
 fn request(content_type: &str, body: &str) -> Vec<u8> {
     let length = body.len();
-    let head = format!("POST /v1/topics/bench.event HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n");
+    let head = format!(
+        "POST /v1/topics/bench.event HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
+    );
     format!("{head}{body}").into_bytes()
 }
 

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::limits::{BODY_BUDGET_BYTES, BODY_FREE_BYTES, BODY_READ_MAX, DISCARD_BYTES_MAX, DISCARD_WITHIN};
+use crate::limits::{
+    BODY_BUDGET_BYTES, BODY_FREE_BYTES, BODY_READ_MAX, BODY_SHARE_WAIT_MAX, DISCARD_BYTES_MAX, DISCARD_WITHIN,
+};
 use crate::problem::{Code, Problem};
 
 /// A body, and its share of the memory for bodies until it is dropped.
@@ -26,6 +28,7 @@ pub(crate) struct Budget {
     /// One permit per KiB.
     permits: Semaphore,
     read_within: Duration,
+    share_within: Duration,
 }
 
 const KIB: u64 = 1024;
@@ -35,7 +38,7 @@ impl Budget {
     pub(crate) fn new(largest: u64) -> Self {
         let permits = BODY_BUDGET_BYTES.max(largest).div_ceil(KIB);
         let permits = usize::try_from(permits).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
-        Self { permits: Semaphore::new(permits), read_within: BODY_READ_MAX }
+        Self { permits: Semaphore::new(permits), read_within: BODY_READ_MAX, share_within: BODY_SHARE_WAIT_MAX }
     }
 
     /// Reads a body of at most `bytes_max` bytes; `limit` names where that number comes from.
@@ -119,8 +122,11 @@ impl Reading<'_> {
             return Ok(());
         }
         let permits = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
-        let share = self.budget.permits.acquire_many(permits).await;
-        self.share = Some(share.map_err(|_| Problem::new(Code::Busy, "the broker takes no more requests; repeat it"))?);
+        let share = tokio::time::timeout(self.budget.share_within, self.budget.permits.acquire_many(permits)).await;
+        let Ok(Ok(share)) = share else {
+            return Err(Problem::new(Code::Busy, "too many large requests at once; nothing was done, repeat it"));
+        };
+        self.share = Some(share);
         Ok(())
     }
 }
@@ -193,11 +199,14 @@ mod tests {
 
     #[tokio::test]
     async fn shares_are_given_back() {
-        let budget = Budget::new(0);
+        let budget = Budget { share_within: Duration::ZERO, ..Budget::new(0) };
         let all = budget.permits.available_permits();
         let large = usize::try_from(BODY_FREE_BYTES).expect("small") + 1;
         let held = budget.read(&HeaderMap::new(), chunks(&[1, large]), 1 << 20, "limit").await.expect("it fits");
         assert_eq!(budget.permits.available_permits(), all - 1024, "a body of unknown length takes the largest share");
+        let rest = budget.permits.forget_permits(all);
+        assert_eq!(read(&budget, Some(1 << 20), &[1 << 20], 1 << 20).await, Err("busy"));
+        budget.permits.add_permits(rest);
         drop(held);
         assert_eq!(budget.permits.available_permits(), all);
         assert_eq!(read(&budget, None, &[1, large], BODY_FREE_BYTES).await, Err("too-large"));

@@ -12,6 +12,7 @@ mod input;
 pub mod limits;
 mod problem;
 mod serve;
+mod stall;
 
 pub use self::api::Api;
 pub use self::door::{BindError, HttpDoor, HttpOptions};

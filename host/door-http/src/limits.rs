@@ -12,12 +12,16 @@ pub const READ_BYTES_MAX: usize = 128 * 1024;
 pub const HEAD_READ_MAX: Duration = Duration::from_secs(75);
 /// Time until a request's body is complete.
 pub const BODY_READ_MAX: Duration = Duration::from_secs(120);
+/// Longest time in which a caller reads nothing of its answer.
+pub const WRITE_STALL_MAX: Duration = Duration::from_secs(60);
 /// Largest request body of the calls that do not publish, in bytes.
 pub const COMMAND_BYTES_MAX: u64 = 1024 * 1024;
 /// A body up to this size, in bytes, is read without asking for a share of [`BODY_BUDGET_BYTES`].
 pub const BODY_FREE_BYTES: u64 = 64 * 1024;
 /// Memory for the larger request bodies of all connections together, in bytes. At least one of the largest always fits.
 pub const BODY_BUDGET_BYTES: u64 = 128 * 1024 * 1024;
+/// How long a larger body waits for its share.
+pub const BODY_SHARE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// What is read and thrown away of a refused body, in bytes, so that its sender sees the answer before a reset.
 pub const DISCARD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How long a refused body is read and thrown away.

@@ -19,7 +19,10 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
 use crate::api::Api;
-use crate::limits::{ACCEPT_PAUSE, CONNECTIONS_MAX, HEAD_READ_MAX, HEADER_BYTES_MAX, READ_BYTES_MAX, STOP_WITHIN};
+use crate::limits::{
+    ACCEPT_PAUSE, CONNECTIONS_MAX, HEAD_READ_MAX, HEADER_BYTES_MAX, READ_BYTES_MAX, STOP_WITHIN, WRITE_STALL_MAX,
+};
+use crate::stall::Stall;
 
 /// Serves `api` on `listener` until `stop`, then lets what has begun finish within its bound.
 pub(crate) async fn serve(listener: TcpListener, api: Api, stop: watch::Receiver<bool>) {
@@ -103,7 +106,7 @@ async fn connection(stream: TcpStream, api: Api, mut stop: watch::Receiver<bool>
         .header_read_timeout(HEAD_READ_MAX)
         .max_header_size(HEADER_BYTES_MAX)
         .max_buf_size(READ_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Stall::new(stream, WRITE_STALL_MAX)), service);
     let mut serving = pin!(serving);
     let ended = tokio::select! {
         biased;

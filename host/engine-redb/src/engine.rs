@@ -4,6 +4,7 @@
 //! is gone is given back, wherever between the two sides it got lost.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::open::{Disk, FileDisk, OpenError};
 use crate::prepare::{PreparedSettlement, prepare, prepare_settlement};
 use crate::store::Store;
 use crate::tuning::Tuning;
-use crate::writer::{Address, Board, Message, Writer};
+use crate::writer::{Address, Board, Message, Outlets, Writer};
 
 /// How an engine is opened.
 pub struct OpenOptions {
@@ -47,7 +48,29 @@ pub struct RedbEngine {
     room: Semaphore,
     board: Arc<Board>,
     health: watch::Receiver<Health>,
+    end: Arc<End>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Whether the writer ended in order, having answered all that it took up.
+#[derive(Debug, Default)]
+pub(crate) struct End(AtomicBool);
+
+impl End {
+    pub(crate) fn set_orderly(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// The reply; without one: nothing was done if the writer ended in order, else nobody knows.
+    async fn answer(&self, receiver: oneshot::Receiver<Delivered>) -> Result<Reply, EngineError> {
+        let lost = |_| if self.0.load(Ordering::Acquire) { EngineError::Unavailable } else { EngineError::Unknown };
+        receiver.await.map(Delivered::take).map_err(lost)
+    }
+}
+
+/// What is said in place of a reply of the kind that was asked for.
+fn unanswered(reply: Result<Reply, EngineError>) -> EngineError {
+    reply.err().unwrap_or(EngineError::Unknown)
 }
 
 const GUARANTEES: Guarantees =
@@ -76,13 +99,20 @@ impl RedbEngine {
         let (sender, receiver) = mpsc::channel();
         let board = Arc::new(Board::default());
         let (health_sender, health) = watch::channel(Health::Ready);
-        let writer = Writer::new(store, clock, metrics, &tuning, receiver, Arc::clone(&board), health_sender);
+        let end = Arc::new(End::default());
+        let outlets = Outlets { metrics, board: Arc::clone(&board), health: health_sender, end: Arc::clone(&end) };
+        let writer = Writer::new(store, clock, &tuning, receiver, outlets);
         let thread = std::thread::Builder::new()
             .name("pelton-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| OpenError::Io { file: path, reason: format!("no thread for the writer: {error}") })?;
         let room = Semaphore::new(tuning.backlog_bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize)));
-        Ok(Self { id, tuning, sender, room, board, health, thread: Mutex::new(Some(thread)) })
+        Ok(Self { id, tuning, sender, room, board, health, end, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Makes the writer look at its clock now, rather than within a [`Tuning::tick`]: for clocks that tests move.
+    pub fn look_at_the_clock(&self) {
+        let _ = self.sender.send(Message::GiveBack(Vec::new()));
     }
 
     fn send(&self, request: Request) -> oneshot::Receiver<Delivered> {
@@ -93,8 +123,9 @@ impl RedbEngine {
         receiver
     }
 
-    async fn ask(&self, request: Request) -> Option<Reply> {
-        self.send(request).await.ok().map(Delivered::take)
+    async fn ask(&self, request: Request) -> Result<Reply, EngineError> {
+        let receiver = self.send(request);
+        self.end.answer(receiver).await
     }
 
     async fn append_prepared(&self, append: Append) -> Result<Appended, RequestError> {
@@ -105,31 +136,30 @@ impl RedbEngine {
             return Err(EngineError::Unavailable.into());
         };
         match self.ask(Request::Append(entries)).await {
-            Some(Reply::Appended(result)) => result,
-            _ => Err(EngineError::Unknown.into()),
+            Ok(Reply::Appended(result)) => result,
+            other => Err(unanswered(other).into()),
         }
     }
 
     async fn lease_opened(&self, want: LeaseRequest) -> Result<Vec<Leased>, RequestError> {
         match self.ask(Request::Lease(want)).await {
-            Some(Reply::Leased(Ok(grants))) => {
-                grants.into_iter().map(|grant| grant.open().map_err(RequestError::from)).collect()
+            Ok(Reply::Leased(grants)) => {
+                grants?.into_iter().map(|grant| grant.open().map_err(RequestError::from)).collect()
             }
-            Some(Reply::Leased(Err(error))) => Err(error),
-            _ => Err(EngineError::Unavailable.into()),
+            other => Err(unanswered(other).into()),
         }
     }
 
     async fn browse_page(&self, what: Browse) -> Result<Page, RequestError> {
         let snapshot: Snapshot = match self.ask(Request::Snapshot(what.queue)).await {
-            Some(Reply::Snapshot(snapshot)) => snapshot?,
-            _ => return Err(EngineError::Unavailable.into()),
+            Ok(Reply::Snapshot(snapshot)) => snapshot?,
+            other => return Err(unanswered(other).into()),
         };
         let page_bytes = self.tuning.page_bytes;
         let read = tokio::task::spawn_blocking(move || snapshot.page(&what, page_bytes));
         let mut page = read.await.map_err(|_| EngineError::Unavailable)??;
         let entries: Vec<EntryId> = page.items.iter().map(|item| item.entry).collect();
-        if let Some(Reply::Held(held)) = self.ask(Request::Held(entries)).await {
+        if let Ok(Reply::Held(held)) = self.ask(Request::Held(entries)).await {
             page.items.iter_mut().zip(held).for_each(|(item, held)| item.leased = held);
         }
         Ok(page)
@@ -182,8 +212,8 @@ impl Engine for RedbEngine {
     fn define(&self, definitions: Definitions) -> Fut<'_, Result<Defined, EngineError>> {
         Box::pin(async move {
             match self.ask(Request::Define(definitions)).await {
-                Some(Reply::Defined(result)) => result,
-                _ => Err(EngineError::Unavailable),
+                Ok(Reply::Defined(result)) => result,
+                other => Err(unanswered(other)),
             }
         })
     }
@@ -200,9 +230,9 @@ impl Engine for RedbEngine {
         let count = leases.len();
         let receiver = self.send(Request::Extend(leases));
         Box::pin(async move {
-            match receiver.await.map(Delivered::take) {
+            match self.end.answer(receiver).await {
                 Ok(Reply::Extended(results)) => results,
-                _ => vec![Err(EngineError::Unavailable.into()); count],
+                other => vec![Err(unanswered(other).into()); count],
             }
         })
     }
@@ -219,10 +249,11 @@ impl Engine for RedbEngine {
         let batch: Vec<PreparedSettlement> =
             batch.into_iter().map(|settlement| prepare_settlement(settlement, &self.tuning)).collect();
         let receiver = self.send(Request::Settle(batch));
+        let end = Arc::clone(&self.end);
         Box::pin(async move {
-            match receiver.await.map(Delivered::take) {
+            match end.answer(receiver).await {
                 Ok(Reply::Settled(results)) => results,
-                _ => vec![Err(EngineError::Unknown.into()); count],
+                other => vec![Err(unanswered(other).into()); count],
             }
         })
     }
@@ -234,8 +265,8 @@ impl Engine for RedbEngine {
     fn bulk(&self, job: Bulk) -> Fut<'_, Result<Progress, RequestError>> {
         Box::pin(async move {
             match self.ask(Request::Bulk(job)).await {
-                Some(Reply::Progress(result)) => result,
-                _ => Err(EngineError::Unknown.into()),
+                Ok(Reply::Progress(result)) => result,
+                other => Err(unanswered(other).into()),
             }
         })
     }

@@ -140,6 +140,7 @@ pub trait Disk: Send {
 #[derive(Debug)]
 pub struct FileDisk {
     file: PathBuf,
+    opened_before: bool,
     _lock: File,
 }
 
@@ -151,8 +152,7 @@ impl FileDisk {
     /// # Errors
     /// Any [`OpenError`] but [`OpenError::Newer`], which is for who opens the database.
     pub fn take(dir: &Path, store_id: u64) -> Result<Self, OpenError> {
-        let not_created =
-            |error: io::Error| OpenError::NotCreated { dir: dir.to_owned(), reason: error.to_string() };
+        let not_created = |error: io::Error| OpenError::NotCreated { dir: dir.to_owned(), reason: error.to_string() };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(not_created)?;
         let lock_path = dir.join(LOCK_FILE);
         let lock = File::options()
@@ -170,12 +170,26 @@ impl FileDisk {
         if !holds_redb_file(&file)? {
             create(dir, &file, store_id)?;
         }
-        Ok(Self { file, _lock: lock })
+        Ok(Self { file, opened_before: false, _lock: lock })
+    }
+}
+
+impl FileDisk {
+    /// Has the system drop what it caches of the file. After a sync failed, Linux keeps the pages that it could not write
+    /// and calls them clean: what is read must be what is on the disk, or the next power loss takes it away.
+    fn forget_cached(&self) -> io::Result<()> {
+        let file = File::open(&self.file)?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        Ok(())
     }
 }
 
 impl Disk for FileDisk {
     fn open(&mut self, builder: &Builder) -> Result<Database, DatabaseError> {
+        if self.opened_before {
+            self.forget_cached()?;
+        }
+        self.opened_before = true;
         builder.open(&self.file)
     }
 

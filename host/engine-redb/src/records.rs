@@ -106,12 +106,8 @@ impl Global {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Failure> {
         let mut parts = Parts::new(bytes);
-        let record = Self {
-            next_position: parts.u64(),
-            epoch: parts.u64(),
-            commit: parts.u64(),
-            next_queue: parts.u32(),
-        };
+        let record =
+            Self { next_position: parts.u64(), epoch: parts.u64(), commit: parts.u64(), next_queue: parts.u32() };
         parts.finish(record, "global counters")
     }
 }

@@ -304,13 +304,8 @@ fn code_number(code: DeadCode) -> u8 {
 }
 
 fn code_of(number: u8) -> Option<DeadCode> {
-    let codes = [
-        DeadCode::MaxAttempts,
-        DeadCode::Rejected,
-        DeadCode::RouteFailed,
-        DeadCode::TooManyHops,
-        DeadCode::Discarded,
-    ];
+    let codes =
+        [DeadCode::MaxAttempts, DeadCode::Rejected, DeadCode::RouteFailed, DeadCode::TooManyHops, DeadCode::Discarded];
     codes.into_iter().find(|code| code_number(*code) == number)
 }
 

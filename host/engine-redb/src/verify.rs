@@ -182,9 +182,9 @@ impl Findings {
         for (entry, numbers) in &kept {
             // The oldest may have been dropped; what is kept has no holes and ends with the last.
             let written = self.entries.get(entry).copied();
-            let without_holes = numbers.first().is_some_and(|first| {
-                written.is_some_and(|written| numbers.iter().copied().eq(*first..written))
-            });
+            let without_holes = numbers
+                .first()
+                .is_some_and(|first| written.is_some_and(|written| numbers.iter().copied().eq(*first..written)));
             if !without_holes {
                 self.wrong.push(format!("message {entry} has attempts {numbers:?}, and {written:?} were written"));
             }

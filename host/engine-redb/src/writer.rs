@@ -13,7 +13,7 @@ use pelton_core::metrics::EngineMetrics;
 use tokio::sync::{oneshot, watch};
 
 use crate::command::{Command, Now, Reply, Request, Ticket};
-use crate::engine::Delivered;
+use crate::engine::{Delivered, End};
 use crate::store::Store;
 use crate::tuning::Tuning;
 
@@ -81,14 +81,20 @@ impl Board {
     }
 }
 
+/// Where the writer tells what is going on.
+pub(crate) struct Outlets {
+    pub(crate) metrics: EngineMetrics,
+    pub(crate) board: Arc<Board>,
+    pub(crate) health: watch::Sender<Health>,
+    pub(crate) end: Arc<End>,
+}
+
 /// The thread's state.
 pub(crate) struct Writer {
     store: Store<Address>,
     clock: Arc<dyn Clock>,
-    metrics: EngineMetrics,
     receiver: mpsc::Receiver<Message>,
-    board: Arc<Board>,
-    health: watch::Sender<Health>,
+    outlets: Outlets,
     commands_max: usize,
     messages_max: usize,
     tick: Duration,
@@ -104,14 +110,12 @@ impl Writer {
     pub(crate) fn new(
         store: Store<Address>,
         clock: Arc<dyn Clock>,
-        metrics: EngineMetrics,
         tuning: &Tuning,
         receiver: mpsc::Receiver<Message>,
-        board: Arc<Board>,
-        health: watch::Sender<Health>,
+        outlets: Outlets,
     ) -> Self {
         let (commands_max, messages_max) = (tuning.batch_commands.max(1), tuning.batch_messages.max(1));
-        Self { store, clock, metrics, receiver, board, health, commands_max, messages_max, tick: tuning.tick }
+        Self { store, clock, receiver, outlets, commands_max, messages_max, tick: tuning.tick }
     }
 
     /// Runs until closed, or until a panic that leaves nothing to go on with.
@@ -128,11 +132,11 @@ impl Writer {
             Err(panic) => panic_text(&*panic),
         };
         tracing::error!(%reason, "The writer failed; nothing is stored any more until a restart.");
-        self.health.send_replace(Health::Failed(format!("the writer failed: {reason}")));
+        self.outlets.health.send_replace(Health::Failed(format!("the writer failed: {reason}")));
     }
 
     fn serve(&mut self) -> Option<oneshot::Sender<()>> {
-        self.board.publish(self.store.take_changed_counts());
+        self.outlets.board.publish(self.store.take_changed_counts());
         loop {
             let Batch { commands, close } = self.gather();
             self.apply(commands);
@@ -140,6 +144,7 @@ impl Writer {
                 let mut replies = Vec::new();
                 self.store.close(self.now(), &mut replies);
                 self.send(replies);
+                self.outlets.end.set_orderly();
                 return answer;
             }
         }
@@ -198,21 +203,22 @@ impl Writer {
         self.publish();
         self.send(replies);
         let tally = self.store.take_tally();
+        let metrics = &self.outlets.metrics;
         if tally.commits > 0 {
-            self.metrics.commits.inc_by(tally.commits);
-            self.metrics.settled.inc_by(tally.settled);
-            self.metrics.dead.inc_by(tally.dead);
+            metrics.commits.inc_by(tally.commits);
+            metrics.settled.inc_by(tally.settled);
+            metrics.dead.inc_by(tally.dead);
             if staged {
-                self.metrics.commit_seconds.observe(took.as_secs_f64());
-                self.metrics.batch_messages.observe(tally.messages as f64);
+                metrics.commit_seconds.observe(took.as_secs_f64());
+                metrics.batch_messages.observe(tally.messages as f64);
             }
         }
     }
 
     fn publish(&mut self) {
-        self.board.publish(self.store.take_changed_counts());
+        self.outlets.board.publish(self.store.take_changed_counts());
         let health = self.store.health();
-        self.health.send_if_modified(|known| {
+        self.outlets.health.send_if_modified(|known| {
             let changed = *known != health;
             *known = health;
             changed

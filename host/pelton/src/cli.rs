@@ -78,9 +78,15 @@ mod tests {
             if path.is_empty() {
                 continue;
             }
-            assert!(reference.contains(&format!("pelton {}", path.trim_end())), "CLI.md does not mention 'pelton {path}'");
+            assert!(
+                reference.contains(&format!("pelton {}", path.trim_end())),
+                "CLI.md does not mention 'pelton {path}'"
+            );
             for flag in command.get_arguments().filter_map(clap::Arg::get_long).filter(|flag| *flag != "help") {
-                assert!(reference.contains(&format!("--{flag}")), "CLI.md does not mention --{flag} of 'pelton {path}'");
+                assert!(
+                    reference.contains(&format!("--{flag}")),
+                    "CLI.md does not mention --{flag} of 'pelton {path}'"
+                );
             }
         }
     }

@@ -16,11 +16,11 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct RemoteArgs {
     /// The broker's address
-    #[arg(long, value_name = "URL", env = "PELTON_URL", default_value = "http://127.0.0.1:7656")]
+    #[arg(long, value_name = "URL", env = "PELTON_URL", default_value = "http://127.0.0.1:7656", global = true)]
     pub(crate) url: String,
 
     /// The environment variable that holds the bearer token
-    #[arg(long, value_name = "NAME", default_value = "PELTON_TOKEN")]
+    #[arg(long, value_name = "NAME", default_value = "PELTON_TOKEN", global = true)]
     pub(crate) token_env: String,
 }
 
@@ -110,9 +110,8 @@ impl Refused {
             _ => None,
         };
         let code = text("code").unwrap_or_else(|| format!("http-{}", status.as_u16()));
-        let detail = text("detail").unwrap_or_else(|| {
-            format!("the answer was {status} and not from a Pelton broker; is --url right?")
-        });
+        let detail = text("detail")
+            .unwrap_or_else(|| format!("the answer was {status} and not from a Pelton broker; is --url right?"));
         Self { status: status.as_u16(), code, detail, members, retry_after }
     }
 }
@@ -150,7 +149,11 @@ impl Client {
     /// Sends `request` and returns the answer if it is a success.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, CallError> {
         let response = request.send().await.map_err(|error| CallError::Transport(self.unreachable(&error)))?;
-        if response.status().is_success() { Ok(response) } else { Err(CallError::Refused(Refused::read(response).await)) }
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(CallError::Refused(Refused::read(response).await))
+        }
     }
 
     /// Sends `request` and reads the JSON of the answer.
@@ -188,7 +191,8 @@ impl Client {
             let message = format!("{base} did not answer in time; whether it did what was asked is unknown");
             return Failure::new(Exit::Unavailable, message);
         }
-        let message = format!("the connection to {base} broke: {}; whether it did what was asked is unknown", root(error));
+        let message =
+            format!("the connection to {base} broke: {}; whether it did what was asked is unknown", root(error));
         Failure::new(Exit::Unavailable, message)
     }
 }

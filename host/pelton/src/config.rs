@@ -48,14 +48,16 @@ impl ConfigArgs {
 pub(crate) fn load(file: &Path) -> Result<Plan, Failure> {
     let shown = file.display();
     let failure = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Failure::config(format!("{shown} does not exist\nhelp: --config names the file; without it, broker.toml is taken"))
-        }
+        std::io::ErrorKind::NotFound => Failure::config(format!(
+            "{shown} does not exist\nhelp: --config names the file; without it, broker.toml is taken"
+        )),
         _ => Failure::config(format!("{shown} can't be read: {error}")),
     };
     let bytes = std::fs::metadata(file).map_err(failure)?.len();
     if bytes > CONFIG_BYTES_MAX {
-        return Err(Failure::config(format!("{shown} has {bytes} bytes; a configuration has at most {CONFIG_BYTES_MAX}")));
+        return Err(Failure::config(format!(
+            "{shown} has {bytes} bytes; a configuration has at most {CONFIG_BYTES_MAX}"
+        )));
     }
     let raw = std::fs::read(file).map_err(failure)?;
     let text = String::from_utf8(raw).map_err(|error| {

@@ -121,8 +121,7 @@ mod tests {
 
     #[test]
     fn the_table_has_every_code_once() {
-        let listed: Vec<u8> =
-            TABLE.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+        let listed: Vec<u8> = TABLE.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
         let codes: Vec<u8> = Exit::ALL.iter().map(|exit| *exit as u8).collect();
         assert_eq!(listed, codes);
     }

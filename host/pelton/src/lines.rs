@@ -79,8 +79,8 @@ fn word_at(fields: &Fields<'_>, path: &[String]) -> Result<String, String> {
     let (first, rest) = path.split_first().expect("a path has a word");
     let value = *fields.get(first).ok_or_else(|| format!("it has no field '{name}'"))?;
     if !rest.is_empty() {
-        let inner: Fields<'_> =
-            serde_json::from_str(value.get()).map_err(|_| format!("its field '{first}' is no object, so '{name}' is not there"))?;
+        let inner: Fields<'_> = serde_json::from_str(value.get())
+            .map_err(|_| format!("its field '{first}' is no object, so '{name}' is not there"))?;
         return word_at(&inner, rest);
     }
     match serde_json::from_str(value.get()) {
@@ -117,7 +117,8 @@ impl Shape {
         let at = |problem: String| format!("line {line}: {problem}");
         let needs_fields = !self.topic.is_plain() || self.body.is_some() || self.id.is_some();
         if !needs_fields {
-            let whole: &RawValue = serde_json::from_str(text).map_err(|error| at(format!("it is not JSON: {error}")))?;
+            let whole: &RawValue =
+                serde_json::from_str(text).map_err(|error| at(format!("it is not JSON: {error}")))?;
             let topic = self.topic.plain().map_err(at)?;
             return Ok(Record { line, topic, id: None, body: whole.get().to_owned() });
         }
@@ -197,8 +198,20 @@ mod tests {
     fn lines_become_messages() {
         check("a.b", None, None, r#"{"x": 1}"#, r#"a.b - {"x": 1}"#);
         check("a.b", None, None, "[1, 2]", "a.b - [1, 2]");
-        check("git.{event}", Some("payload"), None, r#"{"event":"push","payload":{"n": 1.0}}"#, r#"git.push - {"n": 1.0}"#);
-        check("{a.b}.{c}", None, Some("n"), r#"{"a":{"b":"x"},"c":7,"n":12}"#, r#"x.7 12 {"a":{"b":"x"},"c":7,"n":12}"#);
+        check(
+            "git.{event}",
+            Some("payload"),
+            None,
+            r#"{"event":"push","payload":{"n": 1.0}}"#,
+            r#"git.push - {"n": 1.0}"#,
+        );
+        check(
+            "{a.b}.{c}",
+            None,
+            Some("n"),
+            r#"{"a":{"b":"x"},"c":7,"n":12}"#,
+            r#"x.7 12 {"a":{"b":"x"},"c":7,"n":12}"#,
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! does not fit is counted and said.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -148,7 +148,9 @@ impl<'a> JsonLine<'a> {
     fn of(report: &'a DeliveryReport<'a>) -> Self {
         let reason = match report.outcome {
             Outcome::Done => None,
-            Outcome::Retry { reason, .. } | Outcome::Reject { reason } | Outcome::Fault { reason, .. } => Some(reason.as_str()),
+            Outcome::Retry { reason, .. } | Outcome::Reject { reason } | Outcome::Fault { reason, .. } => {
+                Some(reason.as_str())
+            }
         };
         let (next, emitted, retry_in_ms, dead_reason) = match report.next {
             Next::Done { emitted } => ("gone", Some(emitted), None, None),
@@ -204,7 +206,12 @@ mod tests {
 
     #[test]
     fn lines() {
-        check(&Outcome::Done, Next::Done { emitted: 0 }, "", "reviews             m-1  attempt 2  done          1,312 us");
+        check(
+            &Outcome::Done,
+            Next::Done { emitted: 0 },
+            "",
+            "reviews             m-1  attempt 2  done          1,312 us",
+        );
         check(
             &Outcome::Done,
             Next::Done { emitted: 2 },

@@ -161,7 +161,7 @@ impl Node {
         let data = setup.args.data_dir(&plan);
         let metrics = Metrics::new();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let engine = open(&data, &clock, &metrics)?;
+        let engine = open(data.clone(), clock.clone(), &metrics).await?;
         let runtime = runtime(&plan, Some(data.join("cache")), setup.development)?;
         let parts = Parts {
             engine: engine.clone(),
@@ -247,26 +247,19 @@ fn bind(plan: &Plan, args: &NodeArgs) -> Result<HttpDoor, Failure> {
     HttpDoor::bind(options).map_err(|error| Failure::new(Exit::Address, error.to_string()))
 }
 
-fn open(data: &Path, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Result<Arc<dyn Engine>, Failure> {
-    let options = OpenOptions {
-        dir: data.to_owned(),
-        clock: clock.clone(),
-        metrics: metrics.engine.clone(),
-        tuning: Tuning::default(),
-        seed: fastrand::u64(..),
-    };
-    match RedbEngine::open(options) {
-        Ok(engine) => Ok(Arc::new(engine)),
-        Err(error) => Err(Failure::new(Exit::Data, error.to_string())),
+/// Opens the store; off the executor, since a large file that was not closed takes a while.
+async fn open(dir: PathBuf, clock: Arc<dyn Clock>, metrics: &Metrics) -> Result<Arc<dyn Engine>, Failure> {
+    let metrics = metrics.engine.clone();
+    let options = OpenOptions { dir, clock, metrics, tuning: Tuning::default(), seed: fastrand::u64(..) };
+    match tokio::task::spawn_blocking(move || RedbEngine::open(options)).await {
+        Ok(Ok(engine)) => Ok(Arc::new(engine)),
+        Ok(Err(error)) => Err(Failure::new(Exit::Data, error.to_string())),
+        Err(error) => Err(Failure::new(Exit::Data, format!("the store could not be opened: {error}"))),
     }
 }
 
 /// The sandbox of `plan`, with its cache of compiled code in `cache_dir`.
-pub(crate) fn runtime(
-    plan: &Plan,
-    cache_dir: Option<PathBuf>,
-    development: bool,
-) -> Result<Arc<dyn Runtime>, Failure> {
+pub(crate) fn runtime(plan: &Plan, cache_dir: Option<PathBuf>, development: bool) -> Result<Arc<dyn Runtime>, Failure> {
     let options = RuntimeOptions {
         slots: plan.sandbox.slots,
         cache_dir,

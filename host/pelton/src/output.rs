@@ -104,7 +104,7 @@ fn wanted(is_terminal: bool) -> bool {
 /// A bar for `total` steps on stderr; invisible where stderr is no terminal or `hidden`.
 pub(crate) fn bar(total: u64, what: &str, hidden: bool) -> ProgressBar {
     let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let template = "{msg} [{bar:30}] {human_pos}/{human_len} {per_sec} {eta}";
+    let template = "{msg} [{bar:30}] {human_pos}/{human_len} {eta}";
     let style = ProgressStyle::with_template(template).expect("the template is constant").progress_chars("=> ");
     ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(what.to_owned())
 }
@@ -112,7 +112,7 @@ pub(crate) fn bar(total: u64, what: &str, hidden: bool) -> ProgressBar {
 /// A spinner on stderr; invisible where stderr is no terminal or `hidden`.
 pub(crate) fn spinner(what: &str, hidden: bool) -> ProgressBar {
     let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let style = ProgressStyle::with_template("{msg} {human_pos} {per_sec}").expect("the template is constant");
+    let style = ProgressStyle::with_template("{msg} {human_pos}").expect("the template is constant");
     ProgressBar::with_draw_target(None, target).with_style(style).with_message(what.to_owned())
 }
 

@@ -90,7 +90,16 @@ impl<'a> Event<'a> {
         extensions: &'a std::collections::BTreeMap<String, String>,
         data: &'a RawValue,
     ) -> Self {
-        Self { specversion: "1.0", id, source, kind, subject: None, datacontenttype: "application/json", extensions, data }
+        Self {
+            specversion: "1.0",
+            id,
+            source,
+            kind,
+            subject: None,
+            datacontenttype: "application/json",
+            extensions,
+            data,
+        }
     }
 }
 
@@ -210,7 +219,8 @@ fn is_about_messages(refused: &Refused) -> bool {
 
 /// Splits a refused request into what is worth sending again and what is to blame.
 fn blame(part: Vec<Item>, refused: &Refused) -> (Vec<Vec<Item>>, Vec<RefusedItem>) {
-    let whole = |item: &Item| RefusedItem { line: item.line, code: refused.code.clone(), detail: refused.detail.clone() };
+    let whole =
+        |item: &Item| RefusedItem { line: item.line, code: refused.code.clone(), detail: refused.detail.clone() };
     if part.len() == 1 {
         return (Vec::new(), part.iter().map(whole).collect());
     }

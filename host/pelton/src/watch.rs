@@ -91,9 +91,8 @@ impl Watch {
                 self.shared.changed.notified().await;
             }
             let latest = Instant::now() + QUIET_MAX;
-            while Instant::now() < latest
-                && tokio::time::timeout(QUIET, self.shared.changed.notified()).await.is_ok()
-            {}
+            while Instant::now() < latest && tokio::time::timeout(QUIET, self.shared.changed.notified()).await.is_ok() {
+            }
             let flags = self.shared.flags.swap(0, Ordering::AcqRel);
             if flags != 0 {
                 let has = |flag| flags & flag != 0;

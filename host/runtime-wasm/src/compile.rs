@@ -151,6 +151,8 @@ fn limit_this_process() -> Result<(), String> {
     limit(Resource::Cpu, COMPILE_CPU_SECONDS_MAX)?;
     // Not the address space: threads reserve far more of that than they use.
     limit(Resource::Data, COMPILE_BYTES_MAX)?;
+    // Where memory runs out all the same, this process is the one to go. Elsewhere than on Linux there is no such file.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     // A nicer start by its parent stays as it is.

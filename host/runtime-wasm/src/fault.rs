@@ -1,16 +1,17 @@
 //! What a sandbox's error means: which kind of fault, and what to tell people about it.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use pelton_core::runtime::{FaultKind, Limits};
-use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
+use wasmtime::{FrameInfo, PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::{I32Exit, ResourceTableError};
+
+use crate::backtrace::BACKTRACE_FRAMES_MAX;
+use crate::handler::hostcall_bytes;
 
 /// Longest reason kept, in bytes.
 pub(crate) const REASON_BYTES_MAX: usize = 2048;
-
-/// Most frames of a backtrace that are kept.
-const FRAMES_MAX: usize = 8;
 
 /// How far the delivery had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub(crate) fn classify(
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return (FaultKind::Host, error.root_cause().to_string());
     }
-    if trap == Some(Trap::StackOverflow) || trap == Some(Trap::MemoryOutOfBounds) && is_below_memory(error) {
+    if trap == Some(Trap::StackOverflow) || trap == Some(Trap::MemoryOutOfBounds) && is_deep(error) {
         return (FaultKind::Stack, "it called too deep: the stack is used up".to_owned());
     }
     if memory_denied {
@@ -52,7 +53,17 @@ pub(crate) fn classify(
         }
         Some(trap) => (FaultKind::Trap, trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
         None if phase == Phase::Instantiate => (FaultKind::Host, error.root_cause().to_string()),
-        None if is_excess(error) => (FaultKind::Trap, error.root_cause().to_string()),
+        None if error.root_cause().to_string().contains("fuel allocated for hostcalls") => {
+            // Wasmtime's error about too large arguments has no public type.
+            let most = mib(hostcall_bytes(limits) as u64);
+            (
+                FaultKind::Trap,
+                format!("it passed more than {most} to the host in one call: an emit or a log line too large"),
+            )
+        }
+        None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {
+            (FaultKind::Trap, "it holds too many handles at the same time".to_owned())
+        }
         None => (FaultKind::Malformed, malformed(&error.root_cause())),
     }
 }
@@ -74,15 +85,23 @@ fn malformed(detail: &dyn std::fmt::Display) -> String {
     format!("it passed what its interface does not allow: {detail}")
 }
 
-/// Whether an access out of bounds went below address 0: what is compiled from Rust or C keeps a stack of its own at the
-/// bottom of its memory, and mostly runs out of that one first.
-fn is_below_memory(error: &wasmtime::Error) -> bool {
+/// Whether an access out of bounds comes of calling too deep: what is compiled from Rust or C keeps a stack of its own at
+/// the bottom of its memory, and mostly runs out of that one first. Seen by an address below 0, or where the access has
+/// none (a bulk copy), by a backtrace that is full of the same few functions.
+fn is_deep(error: &wasmtime::Error) -> bool {
     const BELOW_ZERO: u64 = (1 << 32) - (4 << 20);
+    const CYCLE_FUNCTIONS_MAX: usize = 8;
     // The fault is part of the error, but its type is not public.
     let text = format!("{error:#}");
     let address = text.split_once("memory fault at wasm address 0x").map(|(_, rest)| rest);
     let digits = address.and_then(|rest| rest.split(|c: char| !c.is_ascii_hexdigit()).next());
-    digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).is_some_and(|address| address >= BELOW_ZERO)
+    if let Some(address) = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
+        return address >= BELOW_ZERO;
+    }
+    error.downcast_ref::<WasmBacktrace>().is_some_and(|trace| {
+        let functions: HashSet<u32> = trace.frames().iter().map(FrameInfo::func_index).collect();
+        trace.frames().len() == BACKTRACE_FRAMES_MAX && functions.len() <= CYCLE_FUNCTIONS_MAX
+    })
 }
 
 /// Whether the guest handed over a value that is none of its type.
@@ -95,12 +114,6 @@ fn is_malformed(trap: Trap) -> bool {
             | Trap::StringOutOfBounds
             | Trap::UnalignedPointer
     )
-}
-
-/// Whether the guest used up something of the host's. Wasmtime's error about too large arguments has no public type.
-fn is_excess(error: &wasmtime::Error) -> bool {
-    let is_table_full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
-    is_table_full || error.root_cause().to_string().contains("fuel allocated for hostcalls")
 }
 
 /// The message of the last panic that Rust's runtime reported on stderr: `panicked at src/lib.rs:5:9: text`.
@@ -118,35 +131,6 @@ fn panic_message(journal: &str) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-/// Where the guest was, innermost first, as lines for the journal; none where the error came from elsewhere.
-///
-/// The frames of Rust's own panic machinery are left out: the reason says what they would.
-pub(crate) fn backtrace(error: &wasmtime::Error) -> Option<String> {
-    let whole = error.downcast_ref::<WasmBacktrace>()?.to_string();
-    let mut frames = Vec::<String>::new();
-    for line in whole.lines().skip(1) {
-        match line.trim_start().split_once(": ") {
-            Some((number, frame)) if number.parse::<u32>().is_ok() => frames.push(frame.trim().to_owned()),
-            // With debug information a frame goes on: where it stands, and what was inlined into it.
-            _ => {
-                if let Some(frame) = frames.last_mut() {
-                    let _ = write!(frame, " {}", line.trim());
-                }
-            }
-        }
-    }
-    let own = frames.iter().position(|frame| !is_panic_machinery(frame)).unwrap_or(0);
-    let kept: Vec<String> = frames.into_iter().skip(own).take(FRAMES_MAX).collect();
-    (!kept.is_empty()).then(|| kept.join("\n"))
-}
-
-fn is_panic_machinery(frame: &str) -> bool {
-    let name = frame.split_once('!').map_or(frame, |(_, name)| name);
-    let name = name.trim_start_matches('<');
-    let machinery = ["__rust", "_RNv", "abort", "alloc::", "core::", "panic", "rust_", "std::"];
-    machinery.iter().any(|prefix| name.starts_with(prefix))
-}
-
 /// `text`, cut to [`REASON_BYTES_MAX`].
 pub(crate) fn bounded(mut text: String) -> String {
     const CUT: &str = " ...";
@@ -160,7 +144,11 @@ pub(crate) fn bounded(mut text: String) -> String {
 /// `bytes` in MiB, one decimal, rounded up.
 pub(crate) fn mib(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10).div_ceil(1 << 20);
-    if tenths % 10 == 0 { format!("{} MiB", tenths / 10) } else { format!("{}.{} MiB", tenths / 10, tenths % 10) }
+    if tenths.is_multiple_of(10) {
+        format!("{} MiB", tenths / 10)
+    } else {
+        format!("{}.{} MiB", tenths / 10, tenths % 10)
+    }
 }
 
 #[cfg(test)]

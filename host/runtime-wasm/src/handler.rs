@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pelton_core::engine::Fut;
-use pelton_core::runtime::{ComponentSpec, Delivery, Digest, FaultKind, Handler, Invoked, Outcome};
+use pelton_core::runtime::{ComponentSpec, Delivery, Digest, FaultKind, Handler, Invoked, Limits, Outcome};
 use wasmtime::{Store, UpdateDeadline};
 
+use crate::backtrace;
 use crate::bindings::PresentPre;
 use crate::bindings::pelton::broker::types::{self, Failure};
 use crate::emit::Emits;
@@ -22,6 +23,8 @@ use crate::watch::{Ended, Watch};
 
 /// Bytes that one host call may take out of the guest on top of what it may emit.
 const HOSTCALL_BYTES: usize = 256 * 1024;
+/// Longest time that a delivery can be given, so that adding it to a moment can't overflow.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Ticks before a delivery that has just begun is looked at: the first may come at once.
 const FIRST_TICKS: u64 = 2;
 
@@ -32,6 +35,12 @@ pub(crate) struct WasmHandler {
     pub(crate) digest: Digest,
     pub(crate) share: Share,
     pub(crate) component: PresentPre<Sandbox>,
+}
+
+/// Most bytes that one call may take out of the guest: the largest emit and a little more. An emit above its limit is
+/// refused to the guest; far above, copying it would already be too much.
+pub(crate) fn hostcall_bytes(limits: &Limits) -> usize {
+    usize::try_from(limits.emit_bytes_max).unwrap_or(usize::MAX).saturating_add(HOSTCALL_BYTES)
 }
 
 type Returned = Result<Result<(), Failure>, (wasmtime::Error, Phase)>;
@@ -52,7 +61,7 @@ impl WasmHandler {
         let _slot = self.pool.permits.acquire().await.expect("the semaphore is never closed");
         let _running = self.pool.ticker.run();
         let started = Instant::now();
-        let deadline = started + self.spec.limits.timeout;
+        let deadline = started + self.spec.limits.timeout.min(TIMEOUT_MAX);
         let shared = Arc::new(Shared::new(Turn::new(&self.pool.lane, self.share), self.spec.limits.log_bytes_max));
 
         let Delivery { source, topic, message, attempt, idempotency_key, gate, .. } = delivery;
@@ -83,9 +92,7 @@ impl WasmHandler {
     fn store(&self, sandbox: Sandbox) -> Store<Sandbox> {
         let mut store = Store::new(&self.pool.engine, sandbox);
         store.limiter(|sandbox| &mut sandbox.memory);
-        store.set_hostcall_fuel(
-            usize::try_from(self.spec.limits.emit_bytes_max).unwrap_or(usize::MAX).saturating_add(HOSTCALL_BYTES),
-        );
+        store.set_hostcall_fuel(hostcall_bytes(&self.spec.limits));
         store.set_max_component_handles(HANDLES_MAX);
         store.set_epoch_deadline(FIRST_TICKS);
         store.epoch_deadline_callback(|store| {
@@ -143,7 +150,7 @@ impl WasmHandler {
         let mut journal = shared.journal();
         let mut log = journal.take();
         let (kind, reason) = fault::classify(error, phase, &self.spec.limits, store.data().memory.denied, &log);
-        if let Some(frames) = fault::backtrace(error) {
+        if let Some(frames) = backtrace::describe(error) {
             journal.log("BACKTRACE", "", &frames);
             if !log.is_empty() {
                 log.push('\n');

@@ -3,8 +3,9 @@
 //! [`WasmRuntime`] implements [`pelton_core::runtime::Runtime`]: it loads components ([`world`] checks them, [`compile`] and
 //! [`cache`] make their code) and hands out handlers. A [`handler`] runs each delivery in a fresh [`sandbox`] out of one
 //! [`pool`], under a deadline that [`ticker`], [`lane`] and [`watch`] enforce together; [`fault`] says how it ended,
-//! [`journal`] what it said, [`emit`] what it published.
+//! [`backtrace`] where, [`journal`] what it said, [`emit`] what it published.
 
+mod backtrace;
 mod bindings;
 mod cache;
 mod compile;

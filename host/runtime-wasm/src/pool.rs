@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
+use crate::backtrace::BACKTRACE_FRAMES_MAX;
 use crate::lane::Lane;
 use crate::sandbox::TABLE_ELEMENTS_MAX;
 use crate::ticker::Ticker;
@@ -83,7 +84,7 @@ pub(crate) fn compile_config(backtrace_lines: bool) -> Config {
         .native_unwind_info(false)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
-        .wasm_backtrace_max_frames(NonZeroUsize::new(32))
+        .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES_MAX))
         .wasm_backtrace_details(if backtrace_lines {
             WasmBacktraceDetails::Enable
         } else {

@@ -253,3 +253,72 @@ fn check_memory(spec: &ComponentSpec, component: &Component) -> Result<(), Strin
     let suggestion = needed.div_ceil(1 << 20).max(2);
     Err(format!("it needs at least {}; set memory = \"{suggestion}MiB\" or more", mib(needed)))
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::component::ResourceType;
+
+    use super::*;
+
+    /// Something of each interface that has more than types.
+    const MEMBERS: [(&str, &str); 31] = [
+        ("pelton:broker/context", "remaining"),
+        ("pelton:broker/emit", "emit-at"),
+        ("wasi:cli/environment", "get-environment"),
+        ("wasi:cli/exit", "exit"),
+        ("wasi:cli/stderr", "get-stderr"),
+        ("wasi:cli/stdin", "get-stdin"),
+        ("wasi:cli/stdout", "get-stdout"),
+        ("wasi:cli/terminal-input", "terminal-input"),
+        ("wasi:cli/terminal-output", "terminal-output"),
+        ("wasi:cli/terminal-stderr", "get-terminal-stderr"),
+        ("wasi:cli/terminal-stdin", "get-terminal-stdin"),
+        ("wasi:cli/terminal-stdout", "get-terminal-stdout"),
+        ("wasi:clocks/monotonic-clock", "now"),
+        ("wasi:clocks/wall-clock", "now"),
+        ("wasi:config/store", "get-all"),
+        ("wasi:filesystem/preopens", "get-directories"),
+        ("wasi:filesystem/types", "descriptor"),
+        ("wasi:io/error", "error"),
+        ("wasi:io/poll", "poll"),
+        ("wasi:io/streams", "output-stream"),
+        ("wasi:logging/logging", "log"),
+        ("wasi:random/insecure", "get-insecure-random-u64"),
+        ("wasi:random/insecure-seed", "insecure-seed"),
+        ("wasi:random/random", "get-random-u64"),
+        ("wasi:sockets/instance-network", "instance-network"),
+        ("wasi:sockets/ip-name-lookup", "resolve-addresses"),
+        ("wasi:sockets/network", "network"),
+        ("wasi:sockets/tcp", "tcp-socket"),
+        ("wasi:sockets/tcp-create-socket", "create-tcp-socket"),
+        ("wasi:sockets/udp", "udp-socket"),
+        ("wasi:sockets/udp-create-socket", "create-udp-socket"),
+    ];
+
+    #[test]
+    fn the_linker_has_what_the_check_says_it_has() {
+        let engine = Engine::new(&crate::pool::compile_config(false)).expect("an engine");
+        for (name, version) in world::PROVIDED.iter().filter(|(name, _)| *name != "pelton:broker/types") {
+            let (_, member) = MEMBERS.iter().find(|(known, _)| known == name).expect("a member of each");
+            let mut linker = linker(&engine).expect("it links");
+            let mut instance = linker.instance(&format!("{name}@{version}")).expect("an instance");
+            let again = instance.resource(member, ResourceType::host::<()>(), |_, _| Ok(())).err();
+            let error = again.unwrap_or_else(|| panic!("{name}@{version} has no {member}"));
+            assert!(error.to_string().contains("defined twice"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_form_is_told_by_the_first_bytes() {
+        let check = |bytes: &[u8], expected: Option<&str>| {
+            let problem = check_form(bytes).err();
+            assert_eq!(problem.as_deref().and_then(|text| text.split([':', ',']).next()), expected, "{bytes:?}");
+        };
+        check(b"", Some("not WebAssembly"));
+        check(b"\0as", Some("not WebAssembly"));
+        check(b"\0asm", Some("WebAssembly of an unknown form"));
+        check(b"\0asm\x01\0\0\0", Some("a core WebAssembly module"));
+        check(b"\0asm\x02\0\0\0", Some("WebAssembly of an unknown form"));
+        check(b"\0asm\x0d\0\x01\0", None);
+    }
+}

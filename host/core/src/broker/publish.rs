@@ -101,7 +101,7 @@ impl Broker {
             let bytes_max = active.plan.broker.message_bytes_max;
             if message.data().len() as u64 > bytes_max {
                 let detail = format!(
-                    "message {index} has a body of {} bytes; at most {bytes_max} are allowed ([broker] max-message)",
+                    "the body has {} bytes; at most {bytes_max} are allowed ([broker] max-message)",
                     message.data().len()
                 );
                 refusals.push(Refusal { index, code: RefusalCode::TooLarge, detail });
@@ -111,9 +111,7 @@ impl Broker {
             if route_entries(&active.plan.router, &active.queue_ids, topic, message, 0, &mut entries) {
                 published.push(Published { id: message.id().to_owned(), targets: entries.len() - before });
             } else {
-                let detail = format!(
-                    "no route matches topic '{topic}' of message {index}; add one to [[routes]] or mend the topic"
-                );
+                let detail = format!("no route matches topic '{topic}'; add one to [[routes]] or mend the topic");
                 refusals.push(Refusal { index, code: RefusalCode::Unroutable, detail });
             }
         }

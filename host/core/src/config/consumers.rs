@@ -18,10 +18,15 @@ pub(super) fn read(section: &Section<'_, '_>, queues: &Queues, slots: usize, fol
     let mut consumers = Vec::new();
     for (at, entry) in section.entries().enumerate() {
         if at == defaults::CONSUMERS_MAX {
-            problems.error(entry.key_span(), format!("there are more than {} consumers", defaults::CONSUMERS_MAX), None);
+            problems.error(
+                entry.key_span(),
+                format!("there are more than {} consumers", defaults::CONSUMERS_MAX),
+                None,
+            );
             break;
         }
-        let name = ConsumerName::new(entry.key).map_err(|error| problems.error(entry.key_span(), error.to_string(), None));
+        let name =
+            ConsumerName::new(entry.key).map_err(|error| problems.error(entry.key_span(), error.to_string(), None));
         let section = Section::of(format!("[consumers.{}]", entry.key), entry, problems);
         consumers.extend(consumer(section, entry, name.ok(), queues, slots, folder));
     }
@@ -40,10 +45,15 @@ fn consumer(
     let queue = section.text("queue");
     let is_given = |key: &str| section.entries().any(|entry| entry.key == key);
     if entry.value.get_ref().is_table() && queue.is_none() && !is_given("queue") && !is_given("stream") {
-        problems.error(entry.key_span(), format!("{} has no `queue`", section.name()), "add queue = \"NAME\"".to_owned());
+        problems.error(
+            entry.key_span(),
+            format!("{} has no `queue`", section.name()),
+            "add queue = \"NAME\"".to_owned(),
+        );
     }
     let queue = queue.and_then(|text| {
-        let report = |help| problems.error(text.span.clone(), format!("the queue '{}' does not exist", text.value), Some(help));
+        let report =
+            |help| problems.error(text.span.clone(), format!("the queue '{}' does not exist", text.value), Some(help));
         queues.find(text.value).map_err(report).ok()
     });
     let code = code(&section, entry, folder);
@@ -64,7 +74,11 @@ fn code(section: &Section<'_, '_>, entry: Entry<'_>, folder: &Path) -> Option<Co
     match (component, source) {
         (Some(_), Some(source)) => {
             let help = "`component` is a .wasm file, `source` a folder that is compiled; leave one out";
-            problems.error(source.span, format!("{} has both `component` and `source`", section.name()), help.to_owned());
+            problems.error(
+                source.span,
+                format!("{} has both `component` and `source`", section.name()),
+                help.to_owned(),
+            );
             None
         }
         (Some(component), None) => Some(ConsumerCode::Component(folder.join(component.value))),
@@ -87,7 +101,10 @@ fn limits(section: &Section<'_, '_>) -> Limits {
         timeout: section.duration("timeout", &defaults::TIMEOUT_RANGE).unwrap_or(defaults::TIMEOUT),
         emits_max: section.integer("max-emits", &defaults::EMITS_RANGE).and_then(narrow).unwrap_or(defaults::EMITS),
         emit_bytes_max: section.size("max-emit-bytes", &defaults::EMIT_BYTES_RANGE).unwrap_or(defaults::EMIT_BYTES),
-        log_bytes_max: section.size("max-log", &defaults::LOG_BYTES_RANGE).and_then(narrow).unwrap_or(defaults::LOG_BYTES),
+        log_bytes_max: section
+            .size("max-log", &defaults::LOG_BYTES_RANGE)
+            .and_then(narrow)
+            .unwrap_or(defaults::LOG_BYTES),
     }
 }
 
@@ -98,7 +115,9 @@ fn config(entry: Entry<'_>, parent: &Section<'_, '_>) -> BTreeMap<String, String
     for entry in section.entries() {
         let text = match entry.value.get_ref() {
             DeValue::String(text) => text.to_string(),
-            DeValue::Integer(number) => integer_value(number).map_or_else(|| number.to_string(), |value| value.to_string()),
+            DeValue::Integer(number) => {
+                integer_value(number).map_or_else(|| number.to_string(), |value| value.to_string())
+            }
             DeValue::Float(number) => number.to_string(),
             DeValue::Boolean(truth) => truth.to_string(),
             other => {

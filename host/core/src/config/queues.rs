@@ -51,7 +51,8 @@ impl Queues {
 
     fn link(declared: BTreeMap<QueueName, Declared>, dead_letters: &BTreeMap<QueueName, QueueName>) -> Self {
         let names: BTreeSet<&QueueName> = declared.keys().chain(dead_letters.values()).collect();
-        let index: BTreeMap<&QueueName, QueueIndex> = names.iter().enumerate().map(|(at, name)| (*name, QueueIndex(at))).collect();
+        let index: BTreeMap<&QueueName, QueueIndex> =
+            names.iter().enumerate().map(|(at, name)| (*name, QueueIndex(at))).collect();
         let plan = |name: &QueueName| QueuePlan {
             name: name.clone(),
             retry: declared.get(name).map(|queue| queue.retry.clone()).unwrap_or_default(),
@@ -108,7 +109,11 @@ fn queue(section: Section<'_, '_>, entry: Entry<'_>) -> Declared {
     if let Some(order) = section.text("order") {
         match order.value {
             "arrival" => {}
-            "key" => problems.error(order.span, "`order = \"key\"` is not supported by this version yet", "leave it out".to_owned()),
+            "key" => problems.error(
+                order.span,
+                "`order = \"key\"` is not supported by this version yet",
+                "leave it out".to_owned(),
+            ),
             other => {
                 let help = "write \"arrival\", which is the default".to_owned();
                 problems.error(order.span, format!("'{other}' is not an order"), help);
@@ -121,9 +126,9 @@ fn queue(section: Section<'_, '_>, entry: Entry<'_>) -> Declared {
             .integer("max-attempts", &defaults::ATTEMPTS_RANGE)
             .and_then(|attempts| u32::try_from(attempts).ok())
             .unwrap_or(default.max_attempts),
-        backoff: section
-            .get("backoff")
-            .map_or(default.backoff, |entry| backoff(Section::of(format!("{} backoff", section.name()), entry, problems), entry)),
+        backoff: section.get("backoff").map_or(default.backoff, |entry| {
+            backoff(Section::of(format!("{} backoff", section.name()), entry, problems), entry)
+        }),
     };
     let dead_letter = section.text("dead-letter").and_then(|text| match QueueName::new(text.value) {
         Ok(name) => Some((name, text.span)),
@@ -149,7 +154,8 @@ fn backoff(section: Section<'_, '_>, entry: Entry<'_>) -> Backoff {
     };
     if backoff.initial > backoff.max {
         let show = humantime::format_duration;
-        let message = format!("the first wait ({}) is longer than the longest ({})", show(backoff.initial), show(backoff.max));
+        let message =
+            format!("the first wait ({}) is longer than the longest ({})", show(backoff.initial), show(backoff.max));
         section.problems().error(entry.span(), message, "raise `max` or lower `initial`".to_owned());
     }
     section.finish(&[]);
@@ -165,8 +171,13 @@ fn dead_letters(declared: &BTreeMap<QueueName, Declared>, problems: &Problems<'_
             // Its own dead-letter queue would have too long a name.
             Err(_) if queue.dead_letter.is_none() => {
                 let bytes = NAME_BYTES_MAX - DEAD_SUFFIX.len();
-                let message = format!("with '{DEAD_SUFFIX}' behind it, this name is too long for the dead-letter queue");
-                problems.error(queue.place.clone(), message, format!("use at most {bytes} bytes, or set `dead-letter`"));
+                let message =
+                    format!("with '{DEAD_SUFFIX}' behind it, this name is too long for the dead-letter queue");
+                problems.error(
+                    queue.place.clone(),
+                    message,
+                    format!("use at most {bytes} bytes, or set `dead-letter`"),
+                );
             }
             Err(_) => {}
         }
@@ -191,13 +202,22 @@ fn dead_letters(declared: &BTreeMap<QueueName, Declared>, problems: &Problems<'_
         if dead == name {
             problems.error(place.clone(), format!("'{name}' can't be its own dead-letter queue"), None);
         } else if !declared.contains_key(dead) && !by_default.values().any(|known| known == dead) {
-            let known = declared.keys().chain(by_default.values()).filter(|other| *other != name).map(QueueName::as_str);
+            let known =
+                declared.keys().chain(by_default.values()).filter(|other| *other != name).map(QueueName::as_str);
             let help = missing(dead.as_str(), known);
             problems.error(place.clone(), format!("the dead-letter queue '{dead}' does not exist"), help);
         } else if holders.contains(name) {
-            let whose: Vec<_> = chosen.iter().filter(|(_, dead)| *dead == name).map(|(whose, _)| format!("'{whose}'")).collect();
-            let message = format!("'{name}' holds the dead letters of {}, so it can't have a dead-letter queue", whose.join(", "));
-            problems.error(place.clone(), message, "dead letters stay where they are until somebody acts; leave it out".to_owned());
+            let whose: Vec<_> =
+                chosen.iter().filter(|(_, dead)| *dead == name).map(|(whose, _)| format!("'{whose}'")).collect();
+            let message = format!(
+                "'{name}' holds the dead letters of {}, so it can't have a dead-letter queue",
+                whose.join(", ")
+            );
+            problems.error(
+                place.clone(),
+                message,
+                "dead letters stay where they are until somebody acts; leave it out".to_owned(),
+            );
         }
     }
     chosen.into_iter().filter(|(name, _)| !holders.contains(*name)).map(|(name, dead)| (name.clone(), dead)).collect()

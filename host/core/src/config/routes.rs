@@ -40,7 +40,11 @@ fn route(section: Section<'_, '_>, entry: Entry<'_>, queues: &Queues) -> Option<
     let to = section.texts("to");
     for (key, help) in [("from", "from = \"orders.*\""), ("to", "to = [\"queue:NAME\"]")] {
         if entry.value.get_ref().is_table() && !section.entries().any(|entry| entry.key == key) {
-            problems.error(header(entry.span(), problems.text()), format!("{} has no `{key}`", section.name()), format!("add {help}"));
+            problems.error(
+                header(entry.span(), problems.text()),
+                format!("{} has no `{key}`", section.name()),
+                format!("add {help}"),
+            );
         }
     }
     let pattern = from.and_then(|from| pattern(&from, problems));
@@ -93,7 +97,8 @@ fn targets(to: &Placed<Vec<Placed<&str>>>, queues: &Queues, problems: &Problems<
     for target in &to.value {
         match find(target.value, queues) {
             Ok(queue) if !seen.insert(queue) => {
-                let message = format!("'{}' stands twice: the route puts each message into this queue twice", target.value);
+                let message =
+                    format!("'{}' stands twice: the route puts each message into this queue twice", target.value);
                 problems.warning(target.span.clone(), message, "leave one out".to_owned());
                 targets.push(queue);
             }
@@ -107,6 +112,7 @@ fn targets(to: &Placed<Vec<Placed<&str>>>, queues: &Queues, problems: &Problems<
 fn find(target: &str, queues: &Queues) -> Result<QueueIndex, (String, String)> {
     let write = || "write \"queue:NAME\"".to_owned();
     match target.split_once(':') {
+        Some(("queue", "")) => Err((format!("'{target}' does not say which queue"), write())),
         Some(("queue", name)) => queues.find(name).map_err(|help| (format!("the queue '{name}' does not exist"), help)),
         Some(("stream", _)) => Err((format!("'{target}': streams are not supported by this version yet"), write())),
         Some((kind, _)) => Err((format!("'{target}': there are no targets of the kind '{kind}'"), write())),

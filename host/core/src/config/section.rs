@@ -57,7 +57,11 @@ impl<'t, 'p> Section<'t, 'p> {
         if let Some(table) = entry.value.get_ref().as_table() {
             return Self::new(name, Some(table), problems);
         }
-        problems.error(entry.span(), format!("{name} is {}; a table was expected", describe(entry.value.get_ref())), None);
+        problems.error(
+            entry.span(),
+            format!("{name} is {}; a table was expected", describe(entry.value.get_ref())),
+            None,
+        );
         Self::new(name, None, problems)
     }
 
@@ -255,7 +259,7 @@ pub(super) fn integer_value(number: &DeInteger<'_>) -> Option<i128> {
 /// `64MiB`, or the number where no unit fits exactly.
 fn show_size(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match units.iter().find(|(unit, _)| bytes >= *unit && bytes % unit == 0) {
+    match units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes}B"),
     }

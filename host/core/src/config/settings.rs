@@ -11,7 +11,9 @@ use crate::plan::{BrokerPlan, DevPlan, HttpPlan, SamplePlan, SandboxPlan, Secret
 pub(super) fn broker(section: Section<'_, '_>, folder: &Path) -> BrokerPlan {
     let plan = BrokerPlan {
         data: folder.join(section.filled_text("data").map_or(defaults::DATA, |data| data.value)),
-        message_bytes_max: section.size("max-message", &defaults::MESSAGE_BYTES_RANGE).unwrap_or(defaults::MESSAGE_BYTES),
+        message_bytes_max: section
+            .size("max-message", &defaults::MESSAGE_BYTES_RANGE)
+            .unwrap_or(defaults::MESSAGE_BYTES),
         hops_max: section
             .integer("max-hops", &defaults::HOPS_RANGE)
             .and_then(|hops| u8::try_from(hops).ok())
@@ -44,7 +46,8 @@ pub(super) fn http(section: Section<'_, '_>, folder: &Path, message_bytes_max: u
         && bytes < message_bytes_max
     {
         let message = "`max-request` is smaller than a message may be".to_owned();
-        let help = "messages that don't fit into a request can't be published; lower [broker] max-message, or raise this";
+        let help =
+            "messages that don't fit into a request can't be published; lower [broker] max-message, or raise this";
         section.problems().warning(entry.span(), message, help.to_owned());
     }
     let request_bytes_max = given.unwrap_or(defaults::REQUEST_BYTES.max(message_bytes_max));
@@ -61,7 +64,9 @@ fn secret(parent: &Section<'_, '_>, entry: Entry<'_>, folder: &Path) -> Option<S
         return None;
     };
     let get = |key: &str| table.iter().find(|(known, _)| known.get_ref() == key).map(|(_, value)| value);
-    let text = |value: &toml::Spanned<toml::de::DeValue<'_>>| value.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let text = |value: &toml::Spanned<toml::de::DeValue<'_>>| {
+        value.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+    };
     match (get("env").and_then(text), get("file").and_then(text), table.len()) {
         (Some(name), None, 1) => Some(SecretSource::Env(name)),
         (None, Some(path), 1) => Some(SecretSource::File(folder.join(path))),
@@ -80,7 +85,9 @@ pub(super) fn sandbox(section: Section<'_, '_>) -> SandboxPlan {
 }
 
 pub(super) fn dev(section: Section<'_, '_>, folder: &Path) -> DevPlan {
-    let sample = section.get("sample").and_then(|entry| sample(Section::of("[dev] sample", entry, section.problems()), entry, folder));
+    let sample = section
+        .get("sample")
+        .and_then(|entry| sample(Section::of("[dev] sample", entry, section.problems()), entry, folder));
     section.finish(&[]);
     DevPlan { sample }
 }

@@ -3,10 +3,14 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, MapExpr, SourceInfo, operators};
+use cel::common::ast::{
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, MapExpr, SourceInfo, operators,
+};
 
 use super::body::Want;
 use super::facts::VARIABLES;
+use super::regular::Regular;
+use super::tree::{is_variable, literal_kind, path_of};
 use super::types::{self, Kind};
 use crate::config::nearest;
 
@@ -29,6 +33,8 @@ pub struct Problem {
 pub(crate) struct Findings {
     /// What it evaluates to.
     pub(crate) kind: Kind,
+    /// The elements of the list that it is, if it is one in so many words.
+    pub(crate) elements: Vec<(Range<usize>, Kind)>,
     /// What it reads of `data`; none: nothing at all.
     pub(crate) want: Option<Want>,
     /// Everything that is wrong with it.
@@ -38,8 +44,14 @@ pub(crate) struct Findings {
 /// Looks through `expression`, whose nodes stand in its source as `info` says.
 pub(crate) fn analyse(expression: &IdedExpr, info: &SourceInfo) -> Findings {
     let mut walk = Walk { info, scope: Vec::new(), nested: 0, want: None, problems: Vec::new() };
-    let kind = walk.kind(expression);
-    Findings { kind, want: walk.want, problems: walk.problems }
+    let (kind, elements) = match &expression.expr {
+        Expr::List(list) => {
+            let elements = list.elements.iter().map(|element| (walk.at(element), walk.kind(element))).collect();
+            (Kind::List, elements)
+        }
+        _ => (walk.kind(expression), Vec::new()),
+    };
+    Findings { kind, elements, want: walk.want, problems: walk.problems }
 }
 
 /// The source of the token that stands for the node `id`.
@@ -71,11 +83,9 @@ impl<'e> Walk<'e> {
     }
 
     fn kind(&mut self, node: &'e IdedExpr) -> Kind {
-        if let Some(path) = path_of(node).filter(|path| path.fields.len() > 1 || !matches!(node.expr, Expr::Ident(_))) {
-            if path.root == "data" && !self.is_bound("data") {
-                self.want.get_or_insert_default().add(&path.fields);
-                return if path.test { Kind::Bool } else { path.kind() };
-            }
+        if let Some(path) = path_of(node).filter(|path| path.root == "data" && !self.is_bound("data")) {
+            self.want.get_or_insert_default().add(&path.fields);
+            return path.kind();
         }
         match &node.expr {
             Expr::Literal(literal) => literal_kind(literal),
@@ -95,7 +105,11 @@ impl<'e> Walk<'e> {
             Expr::Map(map) => self.map(map),
             Expr::Struct(message) => {
                 let help = "write a map: {\"field\": value}";
-                self.problem(self.at(node), format!("there is no message type '{}'", message.type_name), Some(help.into()))
+                self.problem(
+                    self.at(node),
+                    format!("there is no message type '{}'", message.type_name),
+                    Some(help.into()),
+                )
             }
             Expr::Unspecified => self.problem(self.at(node), "this part of the expression is incomplete", None),
         }
@@ -111,22 +125,16 @@ impl<'e> Walk<'e> {
             return *kind;
         }
         match name {
-            "data" => {
-                self.want.get_or_insert_default().add(&[]);
-                return Kind::Any;
-            }
             "extensions" => return Kind::Map,
             _ if VARIABLES.contains(&name) => return Kind::Text,
             _ if TYPES.contains(&name) => return Kind::Type,
             _ => {}
         }
-        let known: Vec<&str> = self.scope.iter().map(|(bound, _)| *bound).chain(VARIABLES).filter(|n| !n.starts_with('@')).collect();
+        let bound = self.scope.iter().map(|(bound, _)| *bound).filter(|bound| !bound.starts_with('@'));
+        let known: Vec<&str> = bound.chain(VARIABLES).collect();
         let help = match nearest(name, known.iter().copied()) {
             Some(near) => format!("did you mean '{near}'?"),
-            None if known.len() == VARIABLES.len() => {
-                format!("there are {}; text stands in quotes: \"{name}\"", VARIABLES.join(", "))
-            }
-            None => format!("there are {}", known.join(", ")),
+            None => format!("there are {}; text stands in quotes: \"{name}\"", known.join(", ")),
         };
         self.problem(self.at(node), format!("unknown name '{name}'"), Some(help))
     }
@@ -136,7 +144,13 @@ impl<'e> Walk<'e> {
             Kind::Any | Kind::Map if test => Kind::Bool,
             Kind::Map if of_extensions => Kind::Text,
             Kind::Any | Kind::Map => Kind::Any,
-            Kind::Optional => if test { Kind::Bool } else { Kind::Optional },
+            Kind::Optional => {
+                if test {
+                    Kind::Bool
+                } else {
+                    Kind::Optional
+                }
+            }
             other => {
                 let help = "only maps have fields; the body of the message is 'data'".to_owned();
                 self.problem(self.at(node), format!("{other} has no field '{field}'"), Some(help))
@@ -150,12 +164,20 @@ impl<'e> Walk<'e> {
             let EntryExpr::MapEntry(entry) = &entry.expr else { continue };
             let kind = self.kind(&entry.key);
             if !matches!(kind, Kind::Any | Kind::Text | Kind::Int | Kind::Uint | Kind::Bool) {
-                self.problem(self.at(&entry.key), format!("{kind} can't be the key of a map"), Some("keys are strings".into()));
+                self.problem(
+                    self.at(&entry.key),
+                    format!("{kind} can't be the key of a map"),
+                    Some("keys are strings".into()),
+                );
             }
             if let Expr::Literal(LiteralValue::String(key)) = &entry.key.expr
                 && !keys.insert(key.inner())
             {
-                self.problem(self.at(&entry.key), format!("the key \"{}\" stands twice in this map", key.inner()), None);
+                self.problem(
+                    self.at(&entry.key),
+                    format!("the key \"{}\" stands twice in this map", key.inner()),
+                    None,
+                );
             }
             self.kind(&entry.value);
         }
@@ -232,7 +254,8 @@ impl<'e> Walk<'e> {
 
     fn function(&mut self, node: &'e IdedExpr, call: &'e CallExpr) -> Kind {
         let name = call.func_name.as_str();
-        let namespaced = call.target.as_deref().is_some_and(|target| is_variable(target, "optional")) && !self.is_bound("optional");
+        let namespaced =
+            call.target.as_deref().is_some_and(|target| is_variable(target, "optional")) && !self.is_bound("optional");
         let (full_name, receiver) = match call.target.as_deref() {
             Some(_) if namespaced => (format!("optional.{name}"), None),
             Some(target) => (name.to_owned(), Some((self.kind(target), target))),
@@ -276,17 +299,21 @@ impl<'e> Walk<'e> {
             self.problem(self.at(last), "matches() takes a pattern that is known beforehand", Some(help));
             return;
         };
-        if let Err(reason) = super::expression::check_pattern(pattern.inner()) {
+        if let Err(reason) = Regular::new(pattern.inner()) {
             self.problem(self.at(last), "this is not a regular expression", Some(reason));
         }
     }
 
     fn unknown_function(&mut self, node: &IdedExpr, name: &str, on_value: bool) -> Kind {
         let dot = if on_value { "." } else { "" };
-        let help = if types::find(name, !on_value).is_some() {
+        let help = if types::LEFT_OUT.contains(&name) {
+            Some("it could make far too long texts; do this in a component".to_owned())
+        } else if types::find(name, !on_value).is_some() {
             types::find(name, !on_value).map(|function| format!("write {}", function.usage))
         } else {
-            nearest(name, types::names(on_value)).map(|near| format!("did you mean {dot}{near}()?"))
+            let near = nearest(name, types::names(on_value));
+            let near = near.or_else(|| types::names(on_value).find(|known| known.starts_with(name)));
+            near.map(|near| format!("did you mean {dot}{near}()?"))
         };
         let help = help.unwrap_or_else(|| {
             let known: Vec<_> = types::names(on_value).collect();
@@ -325,83 +352,6 @@ impl<'e> Walk<'e> {
         self.scope.truncate(outside);
         self.nested -= 1;
         kind
-    }
-}
-
-/// `root.a["b"].c`, as far as it names fields.
-struct FieldPath<'e> {
-    root: &'e str,
-    fields: Vec<&'e str>,
-    test: bool,
-    optional: bool,
-}
-
-impl FieldPath<'_> {
-    fn kind(&self) -> Kind {
-        if self.optional { Kind::Optional } else { Kind::Any }
-    }
-}
-
-fn path_of(node: &IdedExpr) -> Option<FieldPath<'_>> {
-    match &node.expr {
-        Expr::Ident(name) => Some(FieldPath { root: name, fields: Vec::new(), test: false, optional: false }),
-        Expr::Select(select) => {
-            let mut path = path_of(&select.operand).filter(|path| !path.test)?;
-            path.fields.push(&select.field);
-            path.test = select.test;
-            Some(path)
-        }
-        Expr::Call(call) => {
-            let optional = match call.func_name.as_str() {
-                operators::INDEX => false,
-                operators::OPT_INDEX | operators::OPT_SELECT => true,
-                _ => return None,
-            };
-            let [target, field] = call.args.as_slice() else { return None };
-            let Expr::Literal(LiteralValue::String(field)) = &field.expr else { return None };
-            let mut path = path_of(target).filter(|path| !path.test)?;
-            path.fields.push(field.inner());
-            path.optional |= optional;
-            Some(path)
-        }
-        _ => None,
-    }
-}
-
-/// The parts that `node` is directly made of.
-pub(crate) fn children(node: &IdedExpr) -> Vec<&IdedExpr> {
-    fn of_entry(entry: &EntryExpr) -> Vec<&IdedExpr> {
-        match entry {
-            EntryExpr::StructField(field) => vec![&field.value],
-            EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
-        }
-    }
-    match &node.expr {
-        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
-        Expr::Comprehension(inner) => {
-            vec![&inner.iter_range, &inner.accu_init, &inner.loop_cond, &inner.loop_step, &inner.result]
-        }
-        Expr::List(list) => list.elements.iter().collect(),
-        Expr::Map(map) => map.entries.iter().flat_map(|entry| of_entry(&entry.expr)).collect(),
-        Expr::Struct(message) => message.entries.iter().flat_map(|entry| of_entry(&entry.expr)).collect(),
-        Expr::Select(select) => vec![&*select.operand],
-        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
-    }
-}
-
-fn is_variable(node: &IdedExpr, name: &str) -> bool {
-    matches!(&node.expr, Expr::Ident(known) if known == name)
-}
-
-fn literal_kind(literal: &LiteralValue) -> Kind {
-    match literal {
-        LiteralValue::Boolean(_) => Kind::Bool,
-        LiteralValue::Bytes(_) => Kind::Bytes,
-        LiteralValue::Double(_) => Kind::Double,
-        LiteralValue::Int(_) => Kind::Int,
-        LiteralValue::Null => Kind::Null,
-        LiteralValue::String(_) => Kind::Text,
-        LiteralValue::UInt(_) => Kind::Uint,
     }
 }
 

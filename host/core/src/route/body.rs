@@ -32,6 +32,23 @@ impl Default for Want {
 }
 
 impl Want {
+    /// What `self` or `other` look at.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Fields(mut fields), Self::Fields(more)) => {
+                for (name, want) in more {
+                    let both = match fields.remove(&name) {
+                        Some(known) => known.and(want),
+                        None => want,
+                    };
+                    fields.insert(name, both);
+                }
+                Self::Fields(fields)
+            }
+            _ => Self::All,
+        }
+    }
+
     /// Adds everything at and below `path`.
     pub(crate) fn add(&mut self, path: &[&str]) {
         match (self, path) {
@@ -45,18 +62,27 @@ impl Want {
 /// A CEL value that may borrow from a message for `'m`.
 pub(crate) type BoxedVal<'m> = Box<dyn Val + 'm>;
 
-/// The CEL value of `body`, which is JSON, as far as `wants` go, and the length in bytes of the longest string in that.
+/// A body as a value.
+pub(crate) struct Parsed<'m> {
+    /// The value.
+    pub(crate) value: BoxedVal<'m>,
+    /// What one operation on it can take or make at most: the bytes of its longest string, and how many values it has.
+    pub(crate) weight: u64,
+}
+
+/// The CEL value of `body`, which is JSON, as far as `want` goes.
 ///
 /// Integers become `int`, or `uint` where they need it; other numbers `double`. Nesting is bounded by the parser at 128.
 ///
 /// # Errors
 /// What is wrong with the JSON and where, never quoting it; or that it has more than [`VALUES_MAX`] values.
-pub(crate) fn parse<'m>(body: &'m [u8], wants: &[&Want]) -> Result<(BoxedVal<'m>, usize), String> {
+pub(crate) fn parse<'m>(body: &'m [u8], want: &Want) -> Result<Parsed<'m>, String> {
     let tally = Tally { left: Cell::new(VALUES_MAX), longest_bytes: Cell::new(0) };
     let mut parser = serde_json::Deserializer::from_slice(body);
-    let node = Node { part: Part::of(wants.iter().copied()), tally: &tally };
+    let node = Node { want, tally: &tally };
     let value = node.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
-    value.map(|value| (value, tally.longest_bytes.get())).map_err(|error| describe(&error))
+    let weight = tally.longest_bytes.get() as u64 + u64::from(VALUES_MAX - tally.left.get());
+    value.map(|value| Parsed { value, weight }).map_err(|error| describe(&error))
 }
 
 /// What is counted while a body is read.
@@ -77,42 +103,10 @@ fn describe(error: &serde_json::Error) -> String {
 
 const TOO_MANY: &str = "the body has more than";
 
-/// What is kept of one JSON value.
-#[derive(Clone)]
-enum Part<'w> {
-    All,
-    /// The fields that any of these name.
-    Fields(Vec<&'w BTreeMap<String, Want>>),
-}
-
-impl<'w> Part<'w> {
-    fn of(wants: impl Iterator<Item = &'w Want>) -> Self {
-        let mut fields = Vec::new();
-        for want in wants {
-            match want {
-                Want::All => return Self::All,
-                Want::Fields(some) => fields.push(some),
-            }
-        }
-        Self::Fields(fields)
-    }
-
-    /// What is kept of the field `name`; none: nothing.
-    fn field(&self, name: &str) -> Option<Self> {
-        match self {
-            Self::All => Some(Self::All),
-            Self::Fields(wants) => {
-                let mut found = wants.iter().filter_map(|fields| fields.get(name)).peekable();
-                found.peek()?;
-                Some(Self::of(found))
-            }
-        }
-    }
-}
-
-#[derive(Clone)]
+/// One JSON value about to be read.
+#[derive(Clone, Copy)]
 struct Node<'w> {
-    part: Part<'w>,
+    want: &'w Want,
     tally: &'w Tally,
 }
 
@@ -158,10 +152,8 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<BoxedVal<'de>, E> {
-        Ok(i64::try_from(value).map_or_else(
-            |_| Box::new(CelUInt::from(value)) as BoxedVal<'de>,
-            |value| Box::new(CelInt::from(value)),
-        ))
+        Ok(i64::try_from(value)
+            .map_or_else(|_| Box::new(CelUInt::from(value)) as BoxedVal<'de>, |value| Box::new(CelInt::from(value))))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<BoxedVal<'de>, E> {
@@ -180,8 +172,8 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<BoxedVal<'de>, A::Error> {
         let mut list: Vec<BoxedVal<'de>> = Vec::new();
-        if matches!(self.part, Part::All) {
-            while let Some(item) = items.next_element_seed(self.clone())? {
+        if *self.want == Want::All {
+            while let Some(item) = items.next_element_seed(self)? {
                 list.push(item);
             }
         } else {
@@ -193,12 +185,16 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<BoxedVal<'de>, A::Error> {
         let mut map: HashMap<CelMapKey<'de>, BoxedVal<'de>> = HashMap::new();
         while let Some(Name(name)) = entries.next_key()? {
-            let Some(part) = self.part.field(&name) else {
+            let want = match self.want {
+                Want::All => Some(&Want::All),
+                Want::Fields(fields) => fields.get(name.inner()),
+            };
+            let Some(want) = want else {
                 entries.next_value::<IgnoredAny>()?;
                 continue;
             };
             self.see(&name);
-            let value = entries.next_value_seed(Node { part, tally: self.tally })?;
+            let value = entries.next_value_seed(Node { want, tally: self.tally })?;
             map.insert(CelMapKey::String(name), value);
         }
         Ok(Box::new(Shared::new(CelMap::from(map))))

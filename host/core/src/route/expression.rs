@@ -3,11 +3,13 @@
 //! Invariants: an expression that compiled evaluates within bounds whatever the message holds (its source in length and
 //! depth, its run in steps, its result in bytes); evaluating never panics, and its errors never quote the message.
 
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr};
 use cel::common::types::{CelString, DYN_TYPE, INT_TYPE};
 use cel::common::value::CowVal;
+use cel::context::VariableResolver;
 use cel::objects::Value;
 use cel::{Context, Env, ExecutionError};
 
@@ -15,8 +17,10 @@ use super::analysis::{self, Findings, Problem};
 use super::body::Want;
 use super::facts::{BYTES_MAX, Facts, VARIABLES, WORK_MAX};
 use super::instrument::instrument;
-use super::transform;
+use super::regular::{self, Regular};
+use super::tree::children;
 use super::types::Kind;
+use super::{syntax, transform};
 
 /// Longest expression, in bytes.
 pub const EXPRESSION_BYTES_MAX: usize = 8 * 1024;
@@ -27,7 +31,7 @@ pub const EXPRESSION_DEPTH_MAX: usize = 100;
 
 /// The parser and whatever walks an expression of unknown depth recurse: this is enough for anything that
 /// [`EXPRESSION_BYTES_MAX`] can express. Only touched memory counts.
-const COMPILER_STACK_BYTES: usize = 256 << 20;
+const COMPILER_STACK_BYTES: usize = 64 << 20;
 
 /// The function that a transform ends with: what it evaluated to, and how long a body may be, to the bodies of messages.
 ///
@@ -39,6 +43,9 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut environment = Env::stdlib();
     let strings = environment.add_extension(cel::extensions::strings);
     debug_assert!(strings.is_ok(), "the string functions clash with the standard library: {strings:?}");
+    let matches =
+        environment.add_overload(regular::MATCHES, regular::MATCHES, vec![DYN_TYPE, DYN_TYPE], regular::matches);
+    debug_assert!(matches.is_ok(), "names that start with '@' are ours: {matches:?}");
     let bodies = environment.add_overload(BODIES, BODIES, vec![DYN_TYPE, INT_TYPE], transform::bodies);
     debug_assert!(bodies.is_ok(), "names that start with '@' are ours: {bodies:?}");
     Arc::new(environment)
@@ -49,7 +56,24 @@ pub(crate) struct Expression {
     source: Box<str>,
     tree: IdedExpr,
     kind: Kind,
+    elements: Vec<(Range<usize>, Kind)>,
     want: Option<Want>,
+    regulars: Vec<Regular>,
+}
+
+/// What an expression finds its variables in: the message, and what was compiled beforehand.
+struct Scope<'x, 'm> {
+    facts: &'x Facts<'m>,
+    regulars: &'x [Regular],
+}
+
+impl VariableResolver for Scope<'_, '_> {
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        if let Some(at) = regular::number(variable) {
+            return self.regulars.get(at).map(|regular| CowVal::Borrowed(regular));
+        }
+        self.facts.resolve(variable)
+    }
 }
 
 /// What evaluating came to.
@@ -68,30 +92,42 @@ impl Expression {
     /// # Errors
     /// Every mistake that can be seen without a message, at least one.
     pub(crate) fn new(source: &str) -> Result<Self, Vec<Problem>> {
-        let whole = |message: String, help: &str| vec![Problem { span: 0..source.len(), message, help: Some(help.into()) }];
+        let whole =
+            |message: String, help: &str| vec![Problem { span: 0..source.len(), message, help: Some(help.into()) }];
         if source.trim().is_empty() {
             return Err(whole("the expression is empty".into(), "leave the key out"));
         }
         if source.len() > EXPRESSION_BYTES_MAX {
-            let message = format!("the expression has {} bytes; at most {EXPRESSION_BYTES_MAX} are allowed", source.len());
+            let message =
+                format!("the expression has {} bytes; at most {EXPRESSION_BYTES_MAX} are allowed", source.len());
             return Err(whole(message, "do this in a component"));
         }
         let compiled = std::thread::scope(|scope| {
             let compiler = std::thread::Builder::new().name("cel".into()).stack_size(COMPILER_STACK_BYTES);
             let compiler = compiler.spawn_scoped(scope, || compile(source));
-            compiler.map(|thread| thread.join().unwrap_or_else(|_| Err(whole("the expression can't be read".into(), "simplify it"))))
+            compiler.map(|thread| {
+                thread.join().unwrap_or_else(|_| Err(whole("the expression can't be read".into(), "simplify it")))
+            })
         });
-        let (tree, findings) = compiled
-            .unwrap_or_else(|error| Err(whole(format!("no thread to compile the expression with: {error}"), "try again")))?;
+        let (tree, findings) = compiled.unwrap_or_else(|error| {
+            Err(whole(format!("no thread to compile the expression with: {error}"), "try again"))
+        })?;
         if !findings.problems.is_empty() {
             return Err(findings.problems);
         }
-        Ok(Self { source: source.into(), tree: instrument(tree), kind: findings.kind, want: findings.want })
+        let Findings { kind, elements, want, .. } = findings;
+        let (tree, regulars) = instrument(tree);
+        Ok(Self { source: source.into(), tree, kind, elements, want, regulars })
     }
 
     /// What it evaluates to, as far as that is known.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Place and kind of each element, if it is a list in so many words.
+    pub(crate) fn elements(&self) -> &[(Range<usize>, Kind)] {
+        &self.elements
     }
 
     /// What it looks at in `data`.
@@ -112,13 +148,14 @@ impl Expression {
     /// Its value on the message of `facts`.
     pub(crate) fn evaluate(&self, facts: &Facts<'_>) -> Evaluated {
         facts.restart();
+        let scope = Scope { facts, regulars: &self.regulars };
         let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-        context.set_variable_resolver(facts);
+        context.set_variable_resolver(&scope);
         // `resolve` and not the cheaper `resolve_val`, which is always inlined: in a debug build it would take 50 KiB of
         // stack for each level of an expression.
         match Value::resolve(&self.tree, &context) {
             Ok(value) => Evaluated::Value(value),
-            Err(error) => explain(&error, facts),
+            Err(error) => explain(&error, &self.source, facts),
         }
     }
 }
@@ -141,21 +178,8 @@ pub(crate) fn to_text(value: CowVal<'_, '_>) -> Option<String> {
     convert(arguments).ok()?.downcast_ref::<CelString<'_>>().map(|text| text.inner().to_owned())
 }
 
-/// Whether `pattern` is a regular expression.
-///
-/// # Errors
-/// What is wrong with it.
-pub(crate) fn check_pattern(pattern: &str) -> Result<(), String> {
-    let arguments = vec![CowVal::owned(CelString::from("")), CowVal::owned(CelString::from(pattern))];
-    let Some(matches) = ENVIRONMENT.find_overload("matches", &arguments) else { return Ok(()) };
-    matches(arguments).map(|_| ()).map_err(|error| match error {
-        ExecutionError::FunctionError { message, .. } => message.lines().last().unwrap_or_default().trim().to_owned(),
-        other => other.to_string(),
-    })
-}
-
 fn compile(source: &str) -> Result<(IdedExpr, Findings), Vec<Problem>> {
-    let program = ENVIRONMENT.compile(source).map_err(|errors| parse_problems(source, &errors))?;
+    let program = ENVIRONMENT.compile(source).map_err(|errors| vec![syntax::explain(source, &errors)])?;
     let tree = program.expression();
     if depth(tree) > EXPRESSION_DEPTH_MAX {
         return Err(vec![Problem {
@@ -168,30 +192,12 @@ fn compile(source: &str) -> Result<(IdedExpr, Findings), Vec<Problem>> {
     Ok((tree.clone(), findings))
 }
 
-fn parse_problems(source: &str, errors: &cel::ParseErrors) -> Vec<Problem> {
-    // One mistake makes the parser stumble over what follows: only the first is worth reading.
-    let first = errors.errors.iter().take(1);
-    first
-        .map(|error| {
-            let (line, column) = error.pos;
-            let before: usize = source.split_inclusive('\n').take(usize::try_from(line - 1).unwrap_or(0)).map(str::len).sum();
-            let rest = &source[before..];
-            let column = usize::try_from(column - 1).unwrap_or(0);
-            let start = before + rest.char_indices().nth(column).map_or(rest.len(), |(at, _)| at);
-            let end = start + source[start..].chars().next().map_or(0, char::len_utf8);
-            let message = error.msg.strip_prefix("Syntax error: ").unwrap_or(&error.msg);
-            let message: String = message.split(" expecting ").next().unwrap_or_default().chars().take(200).collect();
-            Problem { span: start..end, message: format!("this is not CEL: {message}"), help: None }
-        })
-        .collect()
-}
-
 fn depth(node: &IdedExpr) -> usize {
-    1 + analysis::children(node).into_iter().map(depth).max().unwrap_or(0)
+    1 + children(node).into_iter().map(depth).max().unwrap_or(0)
 }
 
 /// Sorts errors of the interpreter. What it says is not passed on: it quotes values, of any length, out of the message.
-fn explain(error: &ExecutionError, facts: &Facts<'_>) -> Evaluated {
+fn explain(error: &ExecutionError, source: &str, facts: &Facts<'_>) -> Evaluated {
     use ExecutionError as E;
     if facts.is_exhausted() {
         return Evaluated::Failed(format!("it takes more than {WORK_MAX} steps on this message"));
@@ -200,7 +206,8 @@ fn explain(error: &ExecutionError, facts: &Facts<'_>) -> Evaluated {
         return Evaluated::Failed(reason.to_owned());
     }
     match error {
-        E::NoSuchKey(key) => Evaluated::Missing(format!("there is no '{key}'")),
+        E::NoSuchKey(key) if source.contains(key.as_str()) => Evaluated::Missing(format!("there is no '{key}'")),
+        E::NoSuchKey(_) => Evaluated::Missing("there is no field of the name that it computes".into()),
         E::UndeclaredReference(name) if VARIABLES.contains(&name.as_str()) => {
             Evaluated::Missing(format!("the message has no '{name}'"))
         }
@@ -209,26 +216,49 @@ fn explain(error: &ExecutionError, facts: &Facts<'_>) -> Evaluated {
             let types = call.argument_types();
             let looks_into = matches!(call.function(), "_._" | "_[_]");
             match types {
-                [whole, ..] if looks_into && whole == "null_type" => Evaluated::Missing("what it looks into is null".into()),
+                [whole, ..] if looks_into && whole == "null_type" => {
+                    Evaluated::Missing("what it looks into is null".into())
+                }
                 [whole, ..] if looks_into => Evaluated::Failed(format!("it looks for a field or element of a {whole}")),
-                types => Evaluated::Failed(format!("'{}' can't be applied to {}", plain(call.function()), types.join(" and "))),
+                types => Evaluated::Failed(format!(
+                    "'{}' can't be applied to {}",
+                    plain(call.function()),
+                    types.join(" and ")
+                )),
             }
         }
         E::UnsupportedBinaryOperator(operator, left, right) => {
-            let (left, right) = (left.type_of(), right.type_of());
-            Evaluated::Failed(format!("'{operator}' can't be applied to {left} and {right}"))
+            let symbol = match *operator {
+                "add" => "+",
+                "sub" => "-",
+                "mul" => "*",
+                "div" => "/",
+                "rem" => "%",
+                other => other,
+            };
+            Evaluated::Failed(format!("'{symbol}' can't be applied to {} and {}", type_name(left), type_name(right)))
         }
         E::ValuesNotComparable(left, right) => {
-            Evaluated::Failed(format!("{} and {} can't be compared", left.type_of(), right.type_of()))
+            Evaluated::Failed(format!("{} and {} can't be compared", type_name(left), type_name(right)))
         }
-        E::UnexpectedType { got, want } => Evaluated::Failed(format!("a {want} was expected, and there was a {got}")),
+        E::UnexpectedType { got, want } => Evaluated::Failed(format!("{want} was expected, and this is {got}")),
         E::FunctionError { function, message } if function == BODIES => Evaluated::Failed(message.clone()),
-        E::FunctionError { function, .. } => Evaluated::Failed(format!("{function}() can't be applied to what it was given")),
+        E::FunctionError { function, .. } => {
+            Evaluated::Failed(format!("{function}() can't be applied to what it was given"))
+        }
         E::DivisionByZero(_) | E::RemainderByZero(_) => Evaluated::Failed("division by zero".into()),
         E::Overflow(..) => Evaluated::Failed("a number is out of range".into()),
         E::DuplicateKey(_) => Evaluated::Failed("a map has the same key twice".into()),
         E::UnsupportedKeyType(_) => Evaluated::Failed("a map has a key that is no string, number or bool".into()),
         _ => Evaluated::Failed("it can't be evaluated".into()),
+    }
+}
+
+/// The type of `value` by the name that CEL gives it.
+pub(crate) fn type_name(value: &Value) -> String {
+    match value {
+        Value::Float(_) => "double".to_owned(),
+        other => other.type_of().to_string(),
     }
 }
 

@@ -8,7 +8,7 @@ use cel::common::types::{CelBool, CelBytes, CelInt, CelMap, CelMapKey, CelString
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 
-use super::body::{self, BoxedVal, Want};
+use super::body::{self, BoxedVal, Parsed, Want};
 use super::shared::Shared;
 use crate::message::Message;
 use crate::name::Topic;
@@ -20,41 +20,41 @@ pub(crate) const VARIABLES: [&str; 10] =
 /// Read once per loop step of an instrumented expression: it is there as long as the evaluation may go on.
 pub(crate) const STEP: &str = "@step";
 
-/// Like [`STEP`], for loops whose steps can make long strings out of short ones.
-pub(crate) const GROWING_STEP: &str = "@growing_step";
+/// Like [`STEP`], for loops whose steps take longer, or make more, the larger the values in the message are.
+pub(crate) const HEAVY_STEP: &str = "@heavy_step";
 
 /// How long the body of a message may be that a transform makes, in bytes.
 pub(crate) const BYTES_MAX: &str = "@bytes_max";
 
-/// Most work of one evaluation, in loop steps. Where a step can copy strings, every [`GROWTH_BYTES`] of the longest
-/// string in the message are one step more: a hostile body can't make short expressions fill the memory.
+/// Most work of one evaluation, in loop steps. A heavy step counts as one more for every [`WEIGHT_PER_STEP`] that the
+/// message weighs: no body can make an expression run for more than about a second, or fill the memory.
 pub(crate) const WORK_MAX: u64 = 100_000;
 
-/// See [`WORK_MAX`].
-const GROWTH_BYTES: u64 = 1024;
+/// See [`WORK_MAX`] and [`body::Parsed::weight`].
+const WEIGHT_PER_STEP: u64 = 256;
 
 /// The variables of one message. The body is parsed when an expression first looks at it, once for all expressions.
 pub(crate) struct Facts<'m> {
     topic: &'m Topic,
     message: &'m Message,
-    wants: Vec<&'m Want>,
+    want: Option<&'m Want>,
     message_bytes_max: u64,
     data: OnceLock<Data<'m>>,
     work: AtomicU64,
 }
 
 enum Data<'m> {
-    Value { value: BoxedVal<'m>, longest_bytes: usize },
+    Value(Parsed<'m>),
     /// There is no body at all.
     Missing,
     Unreadable(String),
 }
 
 impl<'m> Facts<'m> {
-    /// The facts about `message`, published to `topic`, for expressions that look at `wants` and make messages with bodies of
+    /// The facts about `message`, published to `topic`, for expressions that look at `want` and make messages with bodies of
     /// at most `message_bytes_max`.
-    pub(crate) fn new(topic: &'m Topic, message: &'m Message, wants: Vec<&'m Want>, message_bytes_max: u64) -> Self {
-        Self { topic, message, wants, message_bytes_max, data: OnceLock::new(), work: AtomicU64::new(0) }
+    pub(crate) fn new(topic: &'m Topic, message: &'m Message, want: Option<&'m Want>, message_bytes_max: u64) -> Self {
+        Self { topic, message, want, message_bytes_max, data: OnceLock::new(), work: AtomicU64::new(0) }
     }
 
     /// Starts another evaluation with its full share of work.
@@ -88,8 +88,8 @@ impl<'m> Facts<'m> {
                 if body.is_empty() {
                     return Data::Missing;
                 }
-                return match body::parse(body, &self.wants) {
-                    Ok((value, longest_bytes)) => Data::Value { value, longest_bytes },
+                return match body::parse(body, self.want.unwrap_or(&Want::All)) {
+                    Ok(parsed) => Data::Value(parsed),
                     Err(reason) => Data::Unreadable(reason),
                 };
             }
@@ -98,23 +98,26 @@ impl<'m> Facts<'m> {
                 Ok(text) if is_text => Box::new(CelString::from(text)),
                 _ => Box::new(CelBytes::from(body)),
             };
-            Data::Value { value, longest_bytes: body.len() }
+            Data::Value(Parsed { value, weight: body.len() as u64 })
         })
     }
 
     fn extensions(&self) -> Shared<CelMap<'m>> {
         let value = |text: &'m str| Box::new(CelString::from(text)) as BoxedVal<'m>;
-        let map: HashMap<_, _> =
-            self.message.extensions().map(|(name, text)| (CelMapKey::String(CelString::from(name)), value(text))).collect();
+        let map: HashMap<_, _> = self
+            .message
+            .extensions()
+            .map(|(name, text)| (CelMapKey::String(CelString::from(name)), value(text)))
+            .collect();
         Shared::new(CelMap::from(map))
     }
 
-    fn longest_bytes(&self) -> u64 {
+    fn weight(&self) -> u64 {
         let body = match self.data.get() {
-            Some(Data::Value { longest_bytes, .. }) => *longest_bytes,
+            Some(Data::Value(parsed)) => parsed.weight,
             _ => 0,
         };
-        body.max(self.message.head().len()) as u64
+        body + self.message.head().len() as u64
     }
 
     /// `true` as long as the evaluation may go on.
@@ -130,14 +133,16 @@ impl VariableResolver for Facts<'_> {
         let text = match variable {
             "data" => {
                 return match self.data() {
-                    Data::Value { value, .. } => Some(CowVal::Borrowed(value.as_ref() as &(dyn Val + 'b))),
+                    Data::Value(Parsed { value, .. }) => Some(CowVal::Borrowed(value.as_ref() as &(dyn Val + 'b))),
                     Data::Missing | Data::Unreadable(_) => None,
                 };
             }
             "extensions" => return Some(CowVal::owned(self.extensions())),
-            BYTES_MAX => return Some(CowVal::owned(CelInt::from(i64::try_from(self.message_bytes_max).unwrap_or(i64::MAX)))),
+            BYTES_MAX => {
+                return Some(CowVal::owned(CelInt::from(i64::try_from(self.message_bytes_max).unwrap_or(i64::MAX))));
+            }
             STEP => return self.step(1),
-            GROWING_STEP => return self.step(1 + self.longest_bytes() / GROWTH_BYTES),
+            HEAVY_STEP => return self.step(1 + self.weight() / WEIGHT_PER_STEP),
             "datacontenttype" => self.message.content_type()?,
             "dataschema" => self.message.data_schema()?,
             "id" => self.message.id(),

@@ -4,7 +4,7 @@ use cel::objects::Value;
 
 use super::analysis::Problem;
 use super::body::Want;
-use super::expression::{Evaluated, Expression};
+use super::expression::{Evaluated, Expression, type_name};
 use super::facts::Facts;
 use super::types::Kind;
 
@@ -43,7 +43,7 @@ impl Filter {
     pub(crate) fn passes(&self, facts: &Facts<'_>) -> Result<bool, String> {
         match self.0.evaluate(facts) {
             Evaluated::Value(Value::Bool(passes)) => Ok(passes),
-            Evaluated::Value(other) => Err(format!("it is of the type {}, not a bool", other.type_of())),
+            Evaluated::Value(other) => Err(format!("it is of the type {}, not a bool", type_name(&other))),
             Evaluated::Missing(_) => Ok(false),
             Evaluated::Failed(reason) => Err(reason),
         }

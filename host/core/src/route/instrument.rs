@@ -1,53 +1,49 @@
-//! Puts a meter into every loop of an expression, so that no message can make it run for long.
+//! Puts a meter into every loop of an expression, so that no message can make it run for long, and compiled regular
+//! expressions into its calls of `matches()`.
 //!
 //! Expressions always end, but two nested comprehensions over a hostile body of a megabyte would end after hours. Each step
-//! of a loop therefore reads a variable, [`STEP`] or [`GROWING_STEP`], that ceases to exist when the share of work is
+//! of a loop therefore reads a variable, [`STEP`] or [`HEAVY_STEP`], that ceases to exist when the share of work is
 //! used up. It is read in a condition that the interpreter never defers: reading it in vain ends the evaluation.
 
-use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+use cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, operators};
 
-use super::facts::{GROWING_STEP, STEP};
-use super::types;
+use super::facts::{HEAVY_STEP, STEP};
+use super::regular::{self, Regular};
+use super::tree::{children, children_mut};
+use super::types::symbol;
 
-/// `expression` with a meter in each loop.
-pub(crate) fn instrument(mut expression: IdedExpr) -> IdedExpr {
-    visit(&mut expression);
-    expression
+/// `expression`, ready to run, and the regular expressions that its variables [`regular::variable`] stand for.
+pub(crate) fn instrument(mut expression: IdedExpr) -> (IdedExpr, Vec<Regular>) {
+    let mut regulars = Vec::new();
+    visit(&mut expression, &mut regulars);
+    (expression, regulars)
 }
 
-fn visit(node: &mut IdedExpr) {
-    for child in children(node) {
-        visit(child);
+fn visit(node: &mut IdedExpr, regulars: &mut Vec<Regular>) {
+    for child in children_mut(node) {
+        visit(child, regulars);
     }
-    if let Expr::Comprehension(comprehension) = &mut node.expr {
-        meter(comprehension);
-    }
-}
-
-fn children(node: &mut IdedExpr) -> Vec<&mut IdedExpr> {
     match &mut node.expr {
-        Expr::Call(call) => call.target.as_deref_mut().into_iter().chain(&mut call.args).collect(),
-        Expr::Comprehension(inner) => {
-            let ComprehensionExpr { iter_range, accu_init, loop_cond, loop_step, result, .. } = &mut **inner;
-            vec![iter_range, accu_init, loop_cond, loop_step, result]
-        }
-        Expr::List(list) => list.elements.iter_mut().collect(),
-        Expr::Map(map) => map.entries.iter_mut().flat_map(|entry| entry_children(&mut entry.expr)).collect(),
-        Expr::Struct(message) => message.entries.iter_mut().flat_map(|entry| entry_children(&mut entry.expr)).collect(),
-        Expr::Select(select) => vec![&mut *select.operand],
-        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
+        Expr::Comprehension(comprehension) => meter(comprehension),
+        Expr::Call(call) if call.func_name == "matches" => compile_pattern(call, regulars),
+        _ => {}
     }
 }
 
-fn entry_children(entry: &mut EntryExpr) -> Vec<&mut IdedExpr> {
-    match entry {
-        EntryExpr::StructField(field) => vec![&mut field.value],
-        EntryExpr::MapEntry(entry) => vec![&mut entry.key, &mut entry.value],
-    }
+/// Replaces `text.matches("pattern")`. Patterns were checked: whatever is not one stays as it is, and fails when it runs.
+fn compile_pattern(call: &mut CallExpr, regulars: &mut Vec<Regular>) {
+    let Some(IdedExpr { id, expr: Expr::Literal(LiteralValue::String(pattern)) }) = call.args.last() else { return };
+    let Ok(regular) = Regular::new(pattern.inner()) else { return };
+    let variable = IdedExpr { id: *id, expr: Expr::Ident(regular::variable(regulars.len())) };
+    regulars.push(regular);
+    call.args.pop();
+    call.args.splice(0..0, call.target.take().map(|target| *target));
+    call.args.push(variable);
+    call.func_name = regular::MATCHES.to_owned();
 }
 
 fn meter(comprehension: &mut ComprehensionExpr) {
-    let variable = if grows(&mut comprehension.loop_step) { GROWING_STEP } else { STEP };
+    let variable = if is_heavy(&comprehension.loop_step) { HEAVY_STEP } else { STEP };
     if !matches!(comprehension.loop_cond.expr, Expr::Literal(_)) {
         let condition = std::mem::take(&mut comprehension.loop_cond);
         comprehension.loop_cond = metered(variable, condition);
@@ -81,19 +77,30 @@ fn appended(step: &mut IdedExpr) -> Option<&mut IdedExpr> {
     list.elements.first_mut()
 }
 
-/// Whether evaluating `node` can make strings longer than those it starts from, or many of them.
-fn grows(node: &mut IdedExpr) -> bool {
+/// Whether evaluating `node` can take longer, or make more, the larger the values are that it is applied to.
+fn is_heavy(node: &IdedExpr) -> bool {
+    /// These only look at a value, or hand it on.
+    const LIGHT: [&str; 6] = ["dyn", "hasValue", "or", "orValue", "type", "value"];
+    let is_literal = |node: &IdedExpr| matches!(node.expr, Expr::Literal(_));
     let here = match &node.expr {
-        Expr::Call(call) => {
-            call.func_name == operators::ADD && !is_append(node)
-                || types::find(&call.func_name, call.target.is_some()).is_some_and(|function| function.grows)
-        }
+        Expr::Call(call) => match (call.func_name.as_str(), call.args.as_slice()) {
+            (operators::IN, _) => true,
+            (operators::ADD, _) => !is_append(node),
+            // Comparing with a literal is done after as many steps as the literal is long.
+            (name, [left, right]) if symbol(name).is_some() => !is_literal(left) && !is_literal(right),
+            (name, _) => !is_operator(name) && !LIGHT.contains(&name),
+        },
         _ => false,
     };
-    here || children(node).into_iter().any(grows)
+    here || children(node).into_iter().any(is_heavy)
 }
 
-/// `variable ? node : node`, which is `node` while there is work left.
+/// Operators have names that no function has: `_&&_`, `!_`, `@not_strictly_false`.
+fn is_operator(name: &str) -> bool {
+    name.contains('_') && !name.starts_with(char::is_alphabetic)
+}
+
+/// `variable ? node : null`, which is `node` while there is work left.
 fn metered(variable: &str, node: IdedExpr) -> IdedExpr {
     let id = node.id;
     let of = |expr| IdedExpr { id, expr };

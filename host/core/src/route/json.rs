@@ -99,7 +99,7 @@ impl Writer {
         let mut sorted = BTreeMap::new();
         for (key, value) in map.iter() {
             if sorted.insert(key_text(key), value).is_some() {
-                return Err(format!("a map has the key \"{}\" twice, as different types", key_text(key)));
+                return Err("a map has a key twice, as different types".into());
             }
         }
         self.put(b"{")?;

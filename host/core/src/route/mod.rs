@@ -13,9 +13,12 @@ mod filter;
 mod instrument;
 mod json;
 mod pattern;
+mod regular;
 mod shared;
+mod syntax;
 mod table;
 mod transform;
+mod tree;
 mod types;
 
 #[cfg(test)]
@@ -83,7 +86,8 @@ impl Router {
     /// The router of `routes`, in their order. Transforms make messages with bodies of at most `message_bytes_max`.
     #[must_use]
     pub fn new(routes: Vec<Route>, message_bytes_max: u64) -> Self {
-        let table = Table::new(routes.iter().map(|route| &route.pattern));
+        let patterns: Vec<_> = routes.iter().map(|route| &route.pattern).collect();
+        let table = Table::new(&patterns, routes.iter().map(Route::want).collect());
         Self { routes, table, message_bytes_max }
     }
 
@@ -97,34 +101,34 @@ impl Router {
     #[must_use]
     pub fn route(&self, topic: &Topic, message: &Message) -> Routed {
         let matching = self.table.matching(topic);
-        let mut entries = Vec::with_capacity(matching.len());
+        let mut entries = Vec::with_capacity(matching.routes.len());
         let mut facts = None;
-        for &at in matching.iter() {
+        for &at in matching.routes.iter() {
             let route = &self.routes[at as usize];
             if route.is_plain() {
                 entries.extend(route.to_all(message, None));
                 continue;
             }
-            let facts = facts.get_or_insert_with(|| {
-                let wants = matching.iter().flat_map(|at| self.routes[*at as usize].wants()).collect();
-                Facts::new(topic, message, wants, self.message_bytes_max)
-            });
+            let facts =
+                facts.get_or_insert_with(|| Facts::new(topic, message, matching.want.as_ref(), self.message_bytes_max));
             match route.apply(facts) {
                 Ok(Applied::Unchanged) => entries.extend(route.to_all(message, None)),
-                Ok(Applied::Made(messages)) => entries.extend(messages.iter().flat_map(|made| route.to_all(made, None))),
+                Ok(Applied::Made(messages)) => {
+                    entries.extend(messages.iter().flat_map(|made| route.to_all(made, None)))
+                }
                 Err(reason) => {
                     let failed = bounded(format!("route {} ({}): {reason}", at + 1, route.pattern));
                     entries.extend(route.to_all(message, Some(failed)));
                 }
             }
         }
-        Routed { matched: !matching.is_empty(), entries }
+        Routed { matched: !matching.routes.is_empty(), entries }
     }
 }
 
 impl EmitGate for Router {
     fn routes(&self, topic: &Topic) -> bool {
-        !self.table.matching(topic).is_empty()
+        !self.table.matching(topic).routes.is_empty()
     }
 }
 
@@ -140,12 +144,17 @@ impl Route {
         self.filter.is_none() && self.transform.is_none()
     }
 
-    fn wants(&self) -> impl Iterator<Item = &body::Want> {
-        self.filter.iter().filter_map(Filter::want).chain(self.transform.iter().filter_map(Transform::want))
+    fn want(&self) -> Option<body::Want> {
+        let wants = [self.filter.as_ref().and_then(Filter::want), self.transform.as_ref().and_then(Transform::want)];
+        wants.into_iter().flatten().cloned().reduce(body::Want::and)
     }
 
     fn to_all(&self, message: &Message, failed: Option<String>) -> impl Iterator<Item = RoutedEntry> {
-        self.targets.iter().map(move |queue| RoutedEntry { queue: *queue, message: message.clone(), failed: failed.clone() })
+        self.targets.iter().map(move |queue| RoutedEntry {
+            queue: *queue,
+            message: message.clone(),
+            failed: failed.clone(),
+        })
     }
 
     fn apply(&self, facts: &Facts<'_>) -> Result<Applied, String> {

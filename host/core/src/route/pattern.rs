@@ -50,7 +50,10 @@ impl Pattern {
             return Err(whole("the topic pattern is empty".into()));
         }
         if text.len() > TOPIC_BYTES_MAX {
-            return Err(whole(format!("the topic pattern has {} bytes; at most {TOPIC_BYTES_MAX} are allowed", text.len())));
+            return Err(whole(format!(
+                "the topic pattern has {} bytes; at most {TOPIC_BYTES_MAX} are allowed",
+                text.len()
+            )));
         }
         let mut words = Vec::new();
         let mut literal_bytes = None;
@@ -151,13 +154,17 @@ fn parse_word(text: &str, start: usize, word: &str) -> Result<Word, PatternError
         }
         _ => {}
     }
-    let Some((at, bad)) = word.char_indices().find(|(_, c)| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))) else {
+    let Some((at, bad)) = word.char_indices().find(|(_, c)| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-')))
+    else {
         return Ok(Word::Literal(word.into()));
     };
     let span = start + at..start + at + bad.len_utf8();
     let (reason, help) = if matches!(bad, '*' | '#') {
         let kind = if bad == '*' { "one whole word" } else { "any number of whole words" };
-        (format!("'{bad}' stands for {kind}; it can't be part of the word '{word}'"), format!("write '{bad}' between dots"))
+        (
+            format!("'{bad}' stands for {kind}; it can't be part of the word '{word}'"),
+            format!("write '{bad}' between dots"),
+        )
     } else {
         let help = "words have letters, digits, '_' and '-', with dots between them; '*' is one word, '#' any number";
         (format!("the topic pattern '{text}' contains {bad:?}"), help.to_owned())

@@ -8,56 +8,79 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::body::Want;
 use super::pattern::Pattern;
 use crate::name::Topic;
 
-/// How many topics are remembered. About 300 bytes each at most, plus 4 per matching route.
+/// How many topics are remembered. About 300 bytes each at most, plus 4 per matching route and what those look at.
 pub(crate) const MEMO_SLOTS: usize = 512;
 
-/// The indices of the routes that match, ascending.
-pub(crate) type Matching = Arc<[u32]>;
+/// The answer for a topic.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Matching {
+    /// The indices of the routes that match, ascending.
+    pub(crate) routes: Box<[u32]>,
+    /// What their expressions look at in `data`, all of them together; none: nothing.
+    pub(crate) want: Option<Want>,
+}
 
 /// The patterns of all routes, by index.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     /// For each topic that a pattern spells out, every route that matches it, by wildcard as well.
-    exact: HashMap<Box<str>, Matching>,
+    exact: HashMap<Box<str>, Arc<Matching>>,
     wild: Vec<(Pattern, u32)>,
+    /// Of each route.
+    wants: Vec<Option<Want>>,
+    nothing: Arc<Matching>,
     memo: Memo,
 }
 
 impl Table {
-    /// The table of `patterns`, each at its index.
-    pub(crate) fn new<'p>(patterns: impl Iterator<Item = &'p Pattern> + Clone) -> Self {
-        let numbered = || patterns.clone().zip(0_u32..);
-        let everything_on = |topic: &str| numbered().filter(|(p, _)| p.matches(topic)).map(|(_, at)| at).collect();
-        let exact = patterns.clone().filter_map(Pattern::exact).map(|topic| (topic.into(), everything_on(topic))).collect();
-        let wild: Vec<_> = numbered().filter(|(p, _)| p.exact().is_none()).map(|(p, at)| (p.clone(), at)).collect();
-        Self { exact, wild, memo: Memo::default() }
+    /// The table of routes with these patterns, which look at `data` as far as `wants` say.
+    pub(crate) fn new(patterns: &[&Pattern], wants: Vec<Option<Want>>) -> Self {
+        let numbered = || patterns.iter().copied().zip(0_u32..);
+        let wild = numbered().filter(|(p, _)| p.exact().is_none()).map(|(p, at)| (p.clone(), at)).collect();
+        let mut table = Self { wild, wants, ..Self::default() };
+        for topic in patterns.iter().filter_map(|pattern| pattern.exact()) {
+            let routes = numbered().filter(|(p, _)| p.matches(topic)).map(|(_, at)| at).collect();
+            let matching = table.together(routes);
+            table.exact.insert(topic.into(), matching);
+        }
+        table
+    }
+
+    fn together(&self, routes: Box<[u32]>) -> Arc<Matching> {
+        let wants = routes.iter().filter_map(|at| self.wants.get(*at as usize)?.clone());
+        let want = wants.reduce(Want::and);
+        Arc::new(Matching { routes, want })
     }
 
     /// The routes that match `topic`, in their order.
-    pub(crate) fn matching(&self, topic: &Topic) -> Matching {
+    pub(crate) fn matching(&self, topic: &Topic) -> Arc<Matching> {
         if let Some(known) = self.exact.get(topic.as_str()) {
             return Arc::clone(known);
         }
         if self.wild.is_empty() {
-            return Matching::default();
+            return Arc::clone(&self.nothing);
         }
         self.memo.get_or_insert(topic, || {
-            self.wild.iter().filter(|(pattern, _)| pattern.matches(topic.as_str())).map(|(_, at)| *at).collect()
+            let matching = self.wild.iter().filter(|(pattern, _)| pattern.matches(topic.as_str()));
+            self.together(matching.map(|(_, at)| *at).collect())
         })
     }
 }
 
+type Slot = Mutex<Option<(Topic, Arc<Matching>)>>;
+
 /// A direct-mapped memory of answers.
 struct Memo {
-    slots: Box<[Mutex<Option<(Topic, Matching)>>]>,
+    slots: Box<[Slot]>,
     hasher: RandomState,
 }
 
 impl Memo {
-    fn get_or_insert(&self, topic: &Topic, find: impl FnOnce() -> Matching) -> Matching {
+    fn get_or_insert(&self, topic: &Topic, find: impl FnOnce() -> Arc<Matching>) -> Arc<Matching> {
         let at = self.hasher.hash_one(topic.as_str()) as usize % self.slots.len();
         // Whoever panicked while holding the lock left either the old or the new pair: both are right.
         let mut slot = self.slots[at].lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,13 +111,14 @@ mod tests {
 
     fn table(patterns: &[&str]) -> Table {
         let patterns: Vec<_> = patterns.iter().map(|text| Pattern::new(text).expect("a pattern")).collect();
-        Table::new(patterns.iter())
+        let wants = vec![None; patterns.len()];
+        Table::new(&patterns.iter().collect::<Vec<_>>(), wants)
     }
 
     fn check(table: &Table, topic: &str, expected: &[u32]) {
         let topic = Topic::new(topic).expect("a topic");
-        assert_eq!(*table.matching(&topic), *expected, "{topic}");
-        assert_eq!(*table.matching(&topic), *expected, "{topic} from memory");
+        assert_eq!(*table.matching(&topic).routes, *expected, "{topic}");
+        assert_eq!(*table.matching(&topic).routes, *expected, "{topic} from memory");
     }
 
     #[test]
@@ -119,7 +143,7 @@ mod tests {
                     expected.push(2);
                 }
                 let topic = Topic::new(&format!("a.{n}")).expect("a topic");
-                assert_eq!(*table.matching(&topic), *expected, "{topic}, round {round}");
+                assert_eq!(*table.matching(&topic).routes, *expected, "{topic}, round {round}");
             }
         }
     }

@@ -4,6 +4,8 @@
 //! The one result keeps the message's id. Of a list, result number `n` gets the id `ID-n`, from `ID-0` on, whatever the
 //! number of results: so ids depend on nothing but the message and the place in the list.
 
+use std::ops::Range;
+
 use cel::ExecutionError;
 use cel::common::types::{CelBytes, CelInt, CelList, CelMap, CelNull};
 use cel::common::value::{CowVal, Val};
@@ -35,6 +37,11 @@ impl Transform {
     pub fn new(source: &str) -> Result<Self, Vec<Problem>> {
         let expression = Expression::new(source)?;
         let kind = expression.kind();
+        let odd = expression.elements().iter().filter(|(_, kind)| !kind.can_be(Kind::Map) && *kind != Kind::Optional);
+        let odd: Vec<_> = odd.map(|(span, kind)| not_a_map(span.clone(), *kind)).collect();
+        if !odd.is_empty() {
+            return Err(odd);
+        }
         if matches!(kind, Kind::Any | Kind::Map | Kind::List | Kind::Null) {
             return Ok(Self(expression.into_bodies()));
         }
@@ -69,6 +76,11 @@ impl Transform {
     }
 }
 
+fn not_a_map(span: Range<usize>, kind: Kind) -> Problem {
+    let message = format!("a message's body is a map, and this is {kind}");
+    Problem { span, message, help: Some("write a map: {\"field\": value}".into()) }
+}
+
 fn bytes(body: &Value) -> Result<&[u8], String> {
     match body {
         Value::Bytes(bytes) => Ok(bytes),
@@ -86,7 +98,8 @@ pub(crate) fn bodies<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b
         return Ok(CowVal::owned(CelBytes::from(body)));
     }
     let bodies = list_bodies(value.as_ref(), limit).map_err(bodies_error)?;
-    let bodies: Vec<BoxedVal<'v>> = bodies.into_iter().map(|body| Box::new(CelBytes::from(body)) as BoxedVal<'v>).collect();
+    let bodies: Vec<BoxedVal<'v>> =
+        bodies.into_iter().map(|body| Box::new(CelBytes::from(body)) as BoxedVal<'v>).collect();
     Ok(CowVal::owned(CelList::from(bodies)))
 }
 

@@ -88,7 +88,7 @@ pub(crate) fn symbol(operator: &str) -> Option<&'static str> {
 /// The kind of `left operator right`; none: the operator does not take these.
 pub(crate) fn operate(symbol: &str, left: Kind, right: Kind) -> Option<Kind> {
     /// Operator, left, right, result.
-    const ARITHMETIC: [(&str, Kind, Kind, Kind); 26] = [
+    const ARITHMETIC: [(&str, Kind, Kind, Kind); 25] = [
         ("+", Int, Int, Int),
         ("+", Uint, Uint, Uint),
         ("+", Double, Double, Double),
@@ -114,7 +114,6 @@ pub(crate) fn operate(symbol: &str, left: Kind, right: Kind) -> Option<Kind> {
         ("%", Uint, Uint, Uint),
         ("in", Any, List, Bool),
         ("in", Any, Map, Bool),
-        ("in", Any, Any, Bool),
     ];
     let same = left.can_be(right) || left.is_number() && right.is_number();
     match symbol {
@@ -124,7 +123,8 @@ pub(crate) fn operate(symbol: &str, left: Kind, right: Kind) -> Option<Kind> {
             (same && ordered(left) && ordered(right)).then_some(Bool)
         }
         _ => {
-            let rows = ARITHMETIC.iter().filter(|(name, l, r, _)| *name == symbol && left.can_be(*l) && right.can_be(*r));
+            let rows =
+                ARITHMETIC.iter().filter(|(name, l, r, _)| *name == symbol && left.can_be(*l) && right.can_be(*r));
             rows.map(|(.., result)| *result).reduce(Kind::either)
         }
     }
@@ -138,8 +138,6 @@ pub(crate) struct Function {
     /// Each way to call it.
     arguments: &'static [&'static [Kind]],
     pub(crate) result: Kind,
-    /// Whether it makes new strings or lists.
-    pub(crate) grows: bool,
     /// How it is called, for errors.
     pub(crate) usage: &'static str,
 }
@@ -151,7 +149,7 @@ const fn function(
     result: Kind,
     usage: &'static str,
 ) -> Function {
-    Function { name, receivers, arguments, result, grows: matches!(result, Text | Bytes | List), usage }
+    Function { name, receivers, arguments, result, usage }
 }
 
 const TEXT: &[Kind] = &[Text];
@@ -219,6 +217,9 @@ static FUNCTIONS: [Function; 50] = [
     function("map", &[List, Map], &[], List, "list.map(item, value)"),
 ];
 
+/// Functions of CEL's string library that are not in the table.
+pub(crate) const LEFT_OUT: [&str; 3] = ["format", "join", "replace"];
+
 /// The function `name`, called on a value or not.
 pub(crate) fn find(name: &str, on_value: bool) -> Option<&'static Function> {
     FUNCTIONS.iter().find(|function| function.name == name && function.receivers.is_empty() != on_value)
@@ -242,7 +243,8 @@ impl Function {
 
     /// Whether it can be called with values of these kinds.
     pub(crate) fn takes(&self, given: &[Kind]) -> bool {
-        let fits = |wanted: &&[Kind]| wanted.len() == given.len() && given.iter().zip(*wanted).all(|(g, w)| g.can_be(*w));
+        let fits =
+            |wanted: &&[Kind]| wanted.len() == given.len() && given.iter().zip(*wanted).all(|(g, w)| g.can_be(*w));
         self.arguments.iter().any(fits)
     }
 }

@@ -195,10 +195,13 @@ fn refused(error: PublishError) -> Problem {
         PublishError::Refused(refusals) => refusals,
     };
     let code = refusals.first().map_or(Code::Unroutable, |first| code_of(first.code));
-    let first = refusals.first().map(|first| first.detail.clone()).unwrap_or_default();
-    let detail = match refusals.len() {
-        0 | 1 => first,
-        count => format!("{count} of the messages can't be accepted, so none was; the first: {first}"),
+    let first = refusals.first().map(|first| first.detail.as_str()).unwrap_or_default();
+    let detail = match (refusals.len(), refusals.first()) {
+        (0 | 1, None | Some(Refusal { index: 0, .. })) => first.to_owned(),
+        (count, at) => {
+            let index = at.map_or(0, |at| at.index);
+            format!("{count} of the messages can't be accepted, so none was; message {index}: {first}")
+        }
     };
     let item = |Refusal { index, code, detail }: &Refusal| json!({"index": index, "code": code_of(*code).as_str(), "detail": detail});
     let items: Vec<_> = refusals.iter().take(ITEMS_LISTED_MAX).map(item).collect();
@@ -212,23 +215,18 @@ fn code_of(code: RefusalCode) -> Code {
     }
 }
 
-/// About what a message adds to the answer: its id twice and the framing.
-const ITEM_BYTES: usize = 112;
+/// About what a message adds to the answer: its id and the framing.
+const ITEM_BYTES: usize = 64;
 
-/// `{"ids":[..],"messages":[{"id":..,"targets":..}]}`
+/// `{"messages":[{"id":..,"targets":..}]}`
 struct Answer<'a>(&'a [Published]);
 
 impl Serialize for Answer<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut answer = serializer.serialize_struct("Answer", 2)?;
-        answer.serialize_field("ids", &Each(self.0, id_of))?;
+        let mut answer = serializer.serialize_struct("Answer", 1)?;
         answer.serialize_field("messages", &Each(self.0, MessageAnswer::new))?;
         answer.end()
     }
-}
-
-fn id_of(published: &Published) -> &str {
-    &published.id
 }
 
 /// A list, one item per published message, made while it is written.

@@ -3,7 +3,7 @@
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
-use crate::support::{Server, server};
+use crate::support::{Server, deployment, server};
 
 /// Publishes messages `1` to `count` and rejects them all.
 async fn with_dead_letters(count: usize) -> Server {
@@ -166,6 +166,24 @@ async fn discard_deletes_dead_letters_only() {
     let done = server.post("/v1/queues/orders/discard", r#"{"all":true}"#).await.ok();
     assert_eq!(done, json!({"queue": "orders.dead", "changed": 3, "skipped": 0}));
     assert_eq!(server.get("/v1/queues/orders").await.ok()["ready"], 1);
+}
+
+#[tokio::test]
+async fn living_messages_of_an_undeclared_queue_are_no_dead_letters() {
+    let server = with_dead_letters(2).await;
+    server.publish("orders.new", "3", "").await;
+    server.broker.deploy(deployment("[queues.audit]\n")).await.unwrap();
+    let queue = server.get("/v1/queues/orders").await.ok();
+    assert_eq!((&queue["declared"], &queue["dead_letter"]), (&json!(false), &Value::Null));
+    assert_snapshot!(server.post("/v1/queues/orders/discard", r#"{"all":true}"#).await.shown(), @r#"
+    409
+    title: The queue holds no dead letters
+    detail: queue 'orders' is not in broker.toml and holds messages that are not dead letters; purge it with DELETE /v1/queues/orders/messages?confirm=orders if you mean it
+    code: not-dead-letters
+    "#);
+    assert_eq!(server.post("/v1/queues/orders/redrive", r#"{"all":true}"#).await.ok()["changed"], 0);
+    let done = server.post("/v1/queues/orders.dead/discard", r#"{"all":true}"#).await.ok();
+    assert_eq!(done["changed"], 2);
 }
 
 #[tokio::test]

@@ -73,12 +73,15 @@ pub(crate) async fn server_with(options: &HttpOptions) -> Server {
         guests: tokio::runtime::Handle::current(),
         observer: None,
     };
-    let plan = config::check(CONFIG, Path::new("broker.toml")).unwrap_or_else(|error| panic!("{error}"));
-    // No consumer has a component: messages stay where they are until a test leases them.
-    let deployment = Deployment { plan: Arc::new(plan), components: Default::default() };
-    let broker = Broker::start(parts, deployment).await.unwrap();
+    let broker = Broker::start(parts, deployment(CONFIG)).await.unwrap();
     let (stop, stopped) = watch::channel(false);
     Server { api: Api::new(broker.clone(), options, stopped), broker, clock, engine, stop }
+}
+
+/// What `config` says. No consumer has a component: messages stay where they are until a test leases them.
+pub(crate) fn deployment(config: &str) -> Deployment {
+    let plan = config::check(config, Path::new("broker.toml")).unwrap_or_else(|error| panic!("{error}"));
+    Deployment { plan: Arc::new(plan), components: Default::default() }
 }
 
 pub(crate) struct Answer {

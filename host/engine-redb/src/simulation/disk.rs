@@ -31,6 +31,8 @@ struct Media {
     /// What the process sees.
     current: Vec<u8>,
     dirty: BTreeSet<usize>,
+    /// Every length that the file has had since the last sync; a change of length happens wholly or not at all.
+    lengths: Vec<usize>,
     faults: Faults,
     /// Power is gone; nothing works until it is back.
     off: bool,
@@ -81,8 +83,9 @@ impl Media {
         self.dirty.extend(start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES));
     }
 
-    /// Any subset of what was not synced survives, and the old length or the new one.
+    /// Any subset of what was not synced survives, and any of the lengths.
     fn lose_unsynced(&mut self) {
+        let length = self.durable.len();
         let dirty = std::mem::take(&mut self.dirty);
         let keep = [0.0, 0.5, 0.9, 1.0][self.random.usize(..4)];
         for sector in dirty {
@@ -90,9 +93,9 @@ impl Media {
                 self.persist(sector);
             }
         }
-        if self.random.bool() {
-            self.durable.resize(self.current.len(), 0);
-        }
+        let mut lengths = std::mem::take(&mut self.lengths);
+        lengths.insert(0, length);
+        self.durable.resize(lengths[self.random.usize(..lengths.len())], 0);
         self.current = self.durable.clone();
     }
 
@@ -115,6 +118,7 @@ impl Media {
             return Err(io::Error::other("the sync failed"));
         }
         self.durable.resize(self.current.len(), 0);
+        self.lengths.clear();
         for sector in std::mem::take(&mut self.dirty) {
             self.persist(sector);
         }
@@ -128,6 +132,7 @@ impl SimDisk {
             durable: Vec::new(),
             current: Vec::new(),
             dirty: BTreeSet::new(),
+            lengths: Vec::new(),
             faults: Faults::default(),
             off: false,
             lies: false,
@@ -190,11 +195,10 @@ impl StorageBackend for SimDisk {
         }
         let (old, new) = (media.current.len(), usize::try_from(len).map_err(io::Error::other)?);
         media.current.resize(new, 0);
+        media.lengths.push(new);
         if new > old {
+            // What a shorter file lost is zero when it grows back.
             media.touch(old, new);
-        } else if media.durable.len() > new {
-            // Shrinking reaches the disk at once: the harshest order. What grows back is zero.
-            media.durable.truncate(new);
         }
         Ok(())
     }

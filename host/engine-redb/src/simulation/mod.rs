@@ -5,6 +5,7 @@
 
 mod disk;
 mod model;
+mod shell;
 mod world;
 
 use std::collections::BTreeMap;
@@ -43,7 +44,8 @@ fn what_was_answered_is_so_whatever_the_disk_does() {
             Err(wrong) => panic!("PELTON_SIM_SEED={seed}: {wrong}"),
         }
     }
-    let reached = ["power cut", "reopened", "append unknown", "settle unknown", "lease expired", "settled twice", "bulk"];
+    let reached =
+        ["power cut", "reopened", "append unknown", "settle unknown", "lease expired", "settled twice", "bulk"];
     for what in reached {
         assert!(only.is_some() || seen.contains_key(what), "no run ever came to '{what}': {seen:?}");
     }

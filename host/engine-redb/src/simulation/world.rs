@@ -62,6 +62,8 @@ pub(super) struct World {
     tuning: Tuning,
     store: Option<Store<Caller>>,
     now: Now,
+    /// The latest that the wall clock ever showed.
+    latest: WallMs,
     model: Model,
     leases: BTreeMap<Id, Held>,
     /// Tokens that were once good.
@@ -129,6 +131,7 @@ impl World {
             tuning,
             store: None,
             now,
+            latest: now.wall,
             model: Model::default(),
             leases: BTreeMap::new(),
             spent: Vec::new(),
@@ -181,6 +184,7 @@ impl World {
         let ms = [0, self.random.u64(..20), self.random.u64(..400), self.random.u64(..3000)][self.random.usize(..4)];
         self.now.monotonic = self.now.monotonic.plus(Duration::from_millis(ms));
         self.now.wall = self.now.wall.plus(Duration::from_millis(ms));
+        self.latest = self.latest.max(self.now.wall);
         if self.random.f64() < 0.02 {
             self.now.wall = WallMs(self.now.wall.0 - self.random.u64(..5000));
         }
@@ -232,7 +236,8 @@ impl World {
             }
             9 if !self.spent.is_empty() => {
                 let token = self.random.choice(self.spent.clone()).expect("there are some");
-                let settlement = Settlement { lease: token, attempt: None, verdict: Verdict::Done { emits: Vec::new() } };
+                let settlement =
+                    Settlement { lease: token, attempt: None, verdict: Verdict::Done { emits: Vec::new() } };
                 let ticket = self.caller(Asked::Settle(vec![(token, None)]));
                 let prepared = prepare_settlement(settlement, &self.tuning);
                 Command { ticket, request: Request::Settle(vec![prepared]) }
@@ -341,9 +346,13 @@ impl World {
         let action = if discard { BulkAction::Discard } else { BulkAction::Redrive(target.map(QueueId)) };
         let (mut change, mut skipped) = (Change::new(), 0);
         for (id, entry) in self.model.entries.iter().filter(|(_, entry)| entry.queue == queue) {
-            let to = if discard { Some(None) } else { target.or(entry.origin).map(|home| {
-                Some(Entry { queue: home, place: Place::Ready, attempts: 0, history: entry.history, origin: None })
-            }) };
+            let to = if discard {
+                Some(None)
+            } else {
+                target.or(entry.origin).map(|home| {
+                    Some(Entry { queue: home, place: Place::Ready, attempts: 0, history: entry.history, origin: None })
+                })
+            };
             match to {
                 Some(to) if !self.leases.contains_key(id) => change.push((*id, to)),
                 _ => skipped += 1,
@@ -399,8 +408,12 @@ impl World {
     /// Ends the leases whose time is up; what becomes of their messages when the next commit succeeds.
     fn expiring(&mut self) -> Vec<Change> {
         let now = self.now.monotonic;
-        let ended: Vec<Id> =
-            self.leases.iter().filter(|(_, held)| held.ends.is_some_and(|ends| ends <= now)).map(|(id, _)| *id).collect();
+        let ended: Vec<Id> = self
+            .leases
+            .iter()
+            .filter(|(_, held)| held.ends.is_some_and(|ends| ends <= now))
+            .map(|(id, _)| *id)
+            .collect();
         let mut changes = Vec::new();
         for id in ended {
             if let Some(held) = self.leases.remove(&id) {
@@ -430,7 +443,10 @@ impl World {
                 if batch.len() != results.len() {
                     return Err(format!("{} results for {} settlements", results.len(), batch.len()));
                 }
-                batch.into_iter().zip(results).try_for_each(|((token, change), result)| self.check_settled(token, change, result))
+                batch
+                    .into_iter()
+                    .zip(results)
+                    .try_for_each(|((token, change), result)| self.check_settled(token, change, result))
             }
             (Asked::Lease { queue, max, ttl }, Reply::Leased(result)) => {
                 let Ok(grants) = result else { return self.check_refusal(&result.map(|_| ())) };
@@ -523,11 +539,12 @@ impl World {
     fn check_grant(&mut self, queue: u32, ttl: Option<Duration>, grant: crate::Grant) -> Result<(), String> {
         let leased = grant.open().map_err(|error| error.to_string())?;
         let id = identify(&leased.message, &leased.topic)?;
-        let entry = self.model.entries.get(&id).ok_or_else(|| format!("message {id} was leased and should not exist"))?;
+        let entry =
+            self.model.entries.get(&id).ok_or_else(|| format!("message {id} was leased and should not exist"))?;
         let available = match entry.place {
             Place::Ready => true,
             // It may have become available before the clock was set back.
-            Place::Due(due) => due != HELD && due <= self.now.wall.0 + 5000,
+            Place::Due(due) => due != HELD && due <= self.latest.0,
         };
         if !available || entry.queue != queue || leased.attempt() != entry.attempts + 1 {
             return Err(format!("{:?} of queue {queue} was leased, and is {entry:?}", leased.token));
@@ -616,14 +633,17 @@ impl World {
     fn restart(&mut self) -> Result<(), String> {
         self.store = None;
         let seed = self.random.u64(..);
-        let store = Store::open(Box::new(self.disk.clone()), self.tuning.clone(), seed).map_err(|error| error.to_string())?;
+        let store =
+            Store::open(Box::new(self.disk.clone()), self.tuning.clone(), seed).map_err(|error| error.to_string())?;
         self.store = Some(store);
         let (now, mut replies) = (self.now(), Vec::new());
         let ticket = Caller { number: 0, listens: true };
         let command = Command { ticket, request: Request::Define(definitions()) };
         self.store().accept(vec![command], now, &mut replies);
         match replies.pop() {
-            Some((_, Reply::Defined(Ok(defined)))) if defined.queues.values().map(|id| id.0).eq(0..QUEUES.len() as u32) => {
+            Some((_, Reply::Defined(Ok(defined))))
+                if defined.queues.values().map(|id| id.0).eq(0..QUEUES.len() as u32) =>
+            {
                 Ok(())
             }
             // Only what comes after a failure that the disk was told to have.
@@ -666,10 +686,14 @@ impl World {
                 let ticket = Caller { number: 0, listens: true };
                 let command = Command { ticket, request: Request::Snapshot(QueueId(queue)) };
                 self.store().accept(vec![command], now, &mut replies);
-                let snapshot = replies.into_iter().find_map(|(_, reply)| match reply {
-                    Reply::Snapshot(snapshot) => snapshot.ok(),
-                    _ => None,
-                });
+                let mut snapshot = None;
+                for (caller, reply) in replies {
+                    match reply {
+                        Reply::Snapshot(made) => snapshot = made.ok(),
+                        // Time passed meanwhile, so that somebody who waited may be served.
+                        reply => self.check_reply(caller, reply)?,
+                    }
+                }
                 let snapshot = snapshot.ok_or("there was no snapshot")?;
                 let what = Browse { queue: QueueId(queue), after, max: self.random.usize(1..10) };
                 let page = snapshot.page(&what, self.tuning.page_bytes).map_err(|error| error.to_string())?;
@@ -694,6 +718,7 @@ impl World {
         for _ in 0..2000 {
             self.now.monotonic = self.now.monotonic.plus(Duration::from_secs(10));
             self.now.wall = self.now.wall.plus(Duration::from_secs(10));
+            self.latest = self.latest.max(self.now.wall);
             let waiting = self.model.entries.values().filter(|entry| entry.place != Place::Due(HELD)).count();
             if waiting == 0 {
                 return self.check_empty();
@@ -704,7 +729,10 @@ impl World {
                 let lease = self.leases[&id].token;
                 let settlement = Settlement { lease, attempt: None, verdict: Verdict::Done { emits: Vec::new() } };
                 let ticket = self.caller(Asked::Settle(vec![(lease, Some(vec![(id, None)]))]));
-                commands.push(Command { ticket, request: Request::Settle(vec![prepare_settlement(settlement, &self.tuning)]) });
+                commands.push(Command {
+                    ticket,
+                    request: Request::Settle(vec![prepare_settlement(settlement, &self.tuning)]),
+                });
             }
             for queue in 0..QUEUES.len() as u32 {
                 let want = LeaseRequest { queue: QueueId(queue), max: 5, wait: Duration::ZERO, ttl: None };
@@ -724,7 +752,13 @@ impl World {
             let ticket_change: Change = change.collect();
             debug_assert_eq!(listed, ticket_change.len());
             let ticket = self.caller(Asked::Bulk { change: ticket_change, skipped: 0 });
-            let job = Bulk { queue: QueueId(queue), select: Select::All, action: BulkAction::Discard, after: None, max: 1000 };
+            let job = Bulk {
+                queue: QueueId(queue),
+                select: Select::All,
+                action: BulkAction::Discard,
+                after: None,
+                max: 1000,
+            };
             self.apply(vec![Command { ticket, request: Request::Bulk(job) }])?;
         }
         self.compare()?;
@@ -743,7 +777,9 @@ impl Unanswered for BTreeMap<u64, Asked> {
         for asked in std::mem::take(self).into_values() {
             match asked {
                 Asked::Append(change) | Asked::Bulk { change, .. } => model.doubt(change),
-                Asked::Settle(batch) => batch.into_iter().filter_map(|(_, change)| change).for_each(|change| model.doubt(change)),
+                Asked::Settle(batch) => {
+                    batch.into_iter().filter_map(|(_, change)| change).for_each(|change| model.doubt(change))
+                }
                 Asked::Lease { .. } | Asked::Extend(..) | Asked::Release(_) => {}
             }
         }

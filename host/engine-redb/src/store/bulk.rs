@@ -35,12 +35,7 @@ impl Selected {
 }
 
 impl<T: Ticket> Live<T> {
-    pub(super) fn bulk(
-        &mut self,
-        ticket: T,
-        job: &Bulk,
-        replies: &mut Replies<T>,
-    ) -> Result<(), Failed> {
+    pub(super) fn bulk(&mut self, ticket: T, job: &Bulk, replies: &mut Replies<T>) -> Result<(), Failed> {
         let target = match &job.action {
             BulkAction::Redrive(Some(target)) => *target,
             _ => job.queue,
@@ -150,7 +145,8 @@ fn select_all(
     let mut selected = Vec::new();
     let mut after = after;
     if let After::Ready { position } = after {
-        for row in reader.ready.range((queue, RANK, position + 1)..(queue, RANK, before.max(position + 1)))? {
+        let from = position.saturating_add(1);
+        for row in reader.ready.range((queue, RANK, from)..(queue, RANK, before.max(from)))? {
             if selected.len() == max {
                 return Ok((selected, Some(Step::All { after, before })));
             }
@@ -162,14 +158,13 @@ fn select_all(
         after = After::START_OF_DUE;
     }
     let After::Due { due, position } = after else { return Ok((selected, None)) };
-    let mut seen = 0;
-    for row in reader.due.range((queue, due, position + 1)..=(queue, HELD, u64::MAX))? {
+    let rows = reader.due.range((queue, due, position.saturating_add(1))..=(queue, HELD, u64::MAX))?;
+    for (seen, row) in rows.enumerate() {
         if selected.len() == max || seen == STEP_MAX {
             return Ok((selected, Some(Step::All { after, before })));
         }
         let (key, value) = row?;
         let (_, due, position) = key.value();
-        seen += 1;
         after = After::Due { due, position };
         if position < before {
             selected.push(Selected::new(Place::Due { due, position }, value.value())?);
@@ -198,18 +193,12 @@ fn select_listed(reader: &Reader, queue: u32, listed: &[u64]) -> Result<(Vec<Sel
 type Found = (Vec<Selected>, Option<(u64, u64)>);
 
 /// Looks for listed messages among those that wait for their time: by time, so that all have to be looked at.
-fn search(
-    reader: &Reader,
-    queue: u32,
-    listed: &[u64],
-    after: (u64, u64),
-    scan_max: usize,
-) -> Result<Found, Failure> {
+fn search(reader: &Reader, queue: u32, listed: &[u64], after: (u64, u64), scan_max: usize) -> Result<Found, Failure> {
     let mut wanted = listed.to_vec();
     wanted.sort_unstable();
     let mut found = Vec::new();
     let mut last = after;
-    for (seen, row) in reader.due.range((queue, after.0, after.1 + 1)..(queue, HELD, 0))?.enumerate() {
+    for (seen, row) in reader.due.range((queue, after.0, after.1.saturating_add(1))..(queue, HELD, 0))?.enumerate() {
         if seen == scan_max {
             return Ok((found, Some(last)));
         }

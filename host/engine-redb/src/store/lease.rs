@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-use pelton_core::clock::WallMs;
-use pelton_core::engine::{
-    Attempt, DeadCode, DeadReason, EntryId, LeaseRequest, LeaseToken, QueueId, SettleError,
-};
 use super::Replies;
 use super::leases::{Lease, Place};
 use super::live::Live;
@@ -15,6 +11,8 @@ use super::waiting::Waiter;
 use crate::command::{Grant, Now, Reply, Ticket};
 use crate::failure::Failure;
 use crate::history;
+use pelton_core::clock::WallMs;
+use pelton_core::engine::{Attempt, DeadCode, DeadReason, EntryId, LeaseRequest, LeaseToken, QueueId, SettleError};
 
 impl<T: Ticket> Live<T> {
     /// Answers a lease request, or lets it wait.
@@ -134,13 +132,8 @@ impl<T: Ticket> Live<T> {
         let state = &mut self.queues[queue as usize];
         state.leased.insert((entry.accepted, entry.entry));
         state.leased_due += u64::from(matches!(place, Place::Due { .. }));
-        let token = LeaseToken {
-            queue: QueueId(queue),
-            entry: EntryId(entry.entry),
-            epoch: self.global.epoch,
-            attempt,
-            nonce,
-        };
+        let token =
+            LeaseToken { queue: QueueId(queue), entry: EntryId(entry.entry), epoch: self.global.epoch, attempt, nonce };
         Grant { token, hops: entry.hops, accepted: entry.accepted, content: entry.content }
     }
 

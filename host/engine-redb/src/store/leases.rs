@@ -31,6 +31,12 @@ pub(crate) struct Lease {
     pub(crate) ends: Option<Monotonic>,
 }
 
+impl Lease {
+    fn is(&self, token: &LeaseToken) -> bool {
+        (self.nonce, self.queue, self.attempt) == (token.nonce, token.queue.0, token.attempt)
+    }
+}
+
 /// Hashes numbers that the store made itself: a multiplication spreads them well enough, and deterministically.
 #[derive(Default)]
 pub(crate) struct NumberHasher(u64);
@@ -111,7 +117,7 @@ impl Leases {
             return Err(SettleError::LeaseLost);
         }
         match self.by_entry.get(&token.entry.0) {
-            Some(lease) if lease.nonce == token.nonce && lease.queue == token.queue.0 => Ok(*lease),
+            Some(lease) if lease.is(token) => Ok(*lease),
             _ if self.settled.entries.get(&token.nonce) == Some(&token.entry.0) => Err(SettleError::AlreadySettled),
             _ => Err(SettleError::LeaseLost),
         }
@@ -131,11 +137,12 @@ impl Leases {
         self.settled.insert(token.nonce, token.entry.0);
     }
 
-    /// Lets a lease with an end last until `ends`.
+    /// Lets a lease with an end last until `ends`; one without stays so.
     pub(crate) fn prolong(&mut self, entry: u64, ends: Monotonic) {
         if let Some(lease) = self.by_entry.get_mut(&entry)
-            && let Some(old) = lease.ends.replace(ends)
+            && let Some(old) = lease.ends
         {
+            lease.ends = Some(ends);
             self.ends.remove(&(old, entry));
             self.ends.insert((ends, entry));
         }
@@ -179,6 +186,7 @@ mod tests {
             (token(6, 77), EPOCH),
             (token(5, 77), EPOCH + 1),
             (LeaseToken { queue: QueueId(2), ..token(5, 77) }, EPOCH),
+            (LeaseToken { attempt: 2, ..token(5, 77) }, EPOCH),
         ];
         for (token, epoch) in wrong {
             assert_eq!(leases.find(&token, epoch).err(), Some(SettleError::LeaseLost), "{token}");
@@ -204,6 +212,7 @@ mod tests {
         leases.insert(1, lease(1, Some(10)));
         leases.insert(2, lease(2, None));
         leases.prolong(1, Monotonic(20));
+        leases.prolong(2, Monotonic(20));
         leases.prolong(2, Monotonic(20));
         assert_eq!(leases.first_expired(Monotonic(19)), None);
         assert_eq!(leases.first_expired(Monotonic(20)), Some(1));

@@ -1,6 +1,7 @@
 //! An open database with everything that is known about it in memory. Dropped as a whole when the disk fails.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,7 +79,21 @@ impl Marks {
 
 impl<T: Ticket> Live<T> {
     /// Opens the database, raises its epoch and reads names and counters: no scan, however long the queues.
+    ///
+    /// redb asserts what only a damaged file breaks; its panic becomes an error here.
     pub(super) fn open(
+        disk: &mut dyn Disk,
+        tuning: &Arc<Tuning>,
+        random: &mut fastrand::Rng,
+    ) -> Result<(Self, StoreId), OpenError> {
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_database(&mut *disk, tuning, random)));
+        opened.unwrap_or_else(|_panic| {
+            let reason = "redb can't read what is in it".to_owned();
+            Err(OpenError::Damaged { file: disk.path().to_owned(), reason })
+        })
+    }
+
+    fn open_database(
         disk: &mut dyn Disk,
         tuning: &Arc<Tuning>,
         random: &mut fastrand::Rng,

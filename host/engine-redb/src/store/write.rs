@@ -148,12 +148,7 @@ fn position_of(place: Place) -> u64 {
 
 impl<T: Ticket> Live<T> {
     /// Writes what is staged, answers it, and serves who waits.
-    pub(super) fn commit(
-        &mut self,
-        disk: &dyn Disk,
-        now: Now,
-        replies: &mut Replies<T>,
-    ) -> Result<(), Failed> {
+    pub(super) fn commit(&mut self, disk: &dyn Disk, now: Now, replies: &mut Replies<T>) -> Result<(), Failed> {
         if !self.stage.is_empty() {
             let quick_repair = disk.bytes() >= self.tuning.quick_repair_bytes;
             self.write(quick_repair)?;

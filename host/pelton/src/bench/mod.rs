@@ -55,7 +55,11 @@ pub(crate) struct Settings {
 pub(crate) async fn run(remote: &RemoteArgs, settings: &Settings) -> anyhow::Result<()> {
     if settings.size_bytes < body::SIZE_MIN {
         let least = body::SIZE_MIN;
-        return Err(Failure::usage(format!("--size {} is too small; a timed body has at least {least} B", settings.size_bytes)).into());
+        return Err(Failure::usage(format!(
+            "--size {} is too small; a timed body has at least {least} B",
+            settings.size_bytes
+        ))
+        .into());
     }
     let target = Target::resolve(remote).await?;
     let report = match settings.mode {
@@ -141,7 +145,9 @@ async fn latency(target: &Target, settings: &Settings) -> anyhow::Result<Report>
     let pace = Pace {
         per_second: settings.rate,
         warm_up: settings.warm_up,
-        duration: settings.messages.map_or(settings.duration, |count| Duration::from_secs_f64(count as f64 / settings.rate)),
+        duration: settings
+            .messages
+            .map_or(settings.duration, |count| Duration::from_secs_f64(count as f64 / settings.rate)),
         drain_queue: settings.drain_queue.clone().unwrap_or_else(|| "bench-done".to_owned()),
     };
     let mut scraper = Scraper::open(target).await?;

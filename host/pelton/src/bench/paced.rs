@@ -77,6 +77,11 @@ impl Shared {
 
 /// Publishes at the pace and waits for everything to come back.
 pub(super) async fn run(target: &Target, pool: Pool, shape: &Shape, pace: &Pace) -> anyhow::Result<Paced> {
+    let settler = Connection::open(target).await?;
+    let mut drains = Vec::new();
+    for _ in 0..RECEIVERS {
+        drains.push(Connection::open(target).await?);
+    }
     let shared = Rc::new(Shared {
         started: Instant::now(),
         recorded_from_us: u64::try_from(pace.warm_up.as_micros()).unwrap_or(u64::MAX),
@@ -90,18 +95,12 @@ pub(super) async fn run(target: &Target, pool: Pool, shape: &Shape, pace: &Pace)
         round_us: RefCell::new(histogram()),
     });
     let (tokens, acks) = mpsc::channel(WAITING_MAX);
-    let mut receivers = Vec::new();
-    for _ in 0..RECEIVERS {
-        let connection = Connection::open(target).await?;
-        receivers.push(tokio::task::spawn_local(receive(
-            connection,
-            lease_head(target, &pace.drain_queue)?,
-            shared.clone(),
-            tokens.clone(),
-        )));
-    }
+    let lease_head = head(target, &pace.drain_queue, "lease")?;
+    let mut receivers: Vec<_> = drains
+        .into_iter()
+        .map(|drain| tokio::task::spawn_local(receive(drain, lease_head.clone(), shared.clone(), tokens.clone())))
+        .collect();
     drop(tokens);
-    let settler = Connection::open(target).await?;
     let settle_head = head(target, &pace.drain_queue, "settle")?;
     let settling = tokio::task::spawn_local(settle(settler, settle_head, acks));
     let ticks = schedule(shared.started, pace)?;
@@ -114,7 +113,7 @@ pub(super) async fn run(target: &Target, pool: Pool, shape: &Shape, pace: &Pace)
             tokio::task::spawn_local(publish(connection, publish_head.clone(), template.clone(), shared.clone()))
         })
         .collect();
-    hand_out(ticks, &shared).await?;
+    hand_out(ticks, &shared, &publishers).await?;
     for publisher in publishers {
         publisher.await??;
     }
@@ -146,10 +145,20 @@ fn schedule(started: Instant, pace: &Pace) -> anyhow::Result<mpsc::Receiver<u64>
     Ok(ticks)
 }
 
-async fn hand_out(mut ticks: mpsc::Receiver<u64>, shared: &Shared) -> anyhow::Result<()> {
+async fn hand_out(
+    mut ticks: mpsc::Receiver<u64>,
+    shared: &Shared,
+    publishers: &[JoinHandle<anyhow::Result<()>>],
+) -> anyhow::Result<()> {
     while let Some(meant_us) = ticks.recv().await {
+        // Before everything is scheduled, a publisher only ends by an error, which its caller finds.
+        if publishers.iter().any(JoinHandle::is_finished) {
+            break;
+        }
         if shared.waiting.borrow().len() >= WAITING_MAX {
-            bail!("the broker is so far behind the rate that {WAITING_MAX} messages wait to be sent; choose a lower --rate");
+            bail!(
+                "the broker is so far behind the rate that {WAITING_MAX} messages wait to be sent; choose a lower --rate"
+            );
         }
         shared.waiting.borrow_mut().push_back(meant_us);
         shared.work.notify_one();
@@ -195,10 +204,6 @@ fn head(target: &Target, queue: &str, call: &str) -> anyhow::Result<Request<()>>
     target.request(Method::POST, &format!("/v1/queues/{}/{call}", segment(queue)), "application/json")
 }
 
-fn lease_head(target: &Target, queue: &str) -> anyhow::Result<Request<()>> {
-    head(target, queue, "lease")
-}
-
 async fn receive(
     mut connection: Connection,
     head: Request<()>,
@@ -220,7 +225,11 @@ async fn receive(
 }
 
 /// Acknowledges what was received, everything that waits in one call.
-async fn settle(mut connection: Connection, head: Request<()>, mut tokens: mpsc::Receiver<String>) -> anyhow::Result<()> {
+async fn settle(
+    mut connection: Connection,
+    head: Request<()>,
+    mut tokens: mpsc::Receiver<String>,
+) -> anyhow::Result<()> {
     let mut batch = Vec::new();
     while tokens.recv_many(&mut batch, 1000).await > 0 {
         let settlements: Vec<_> =

@@ -91,7 +91,12 @@ impl Report {
                 self.batch,
                 self.connections
             ),
-            format!("accepted      {:>10}/s  ({} requests in {})", whole(self.accepted_per_second), grouped(self.requests), seconds(self.publish_seconds)),
+            format!(
+                "accepted      {:>10}/s  ({} requests in {})",
+                whole(self.accepted_per_second),
+                grouped(self.requests),
+                seconds(self.publish_seconds)
+            ),
         ];
         if let (Some(rate), Some(drained)) = (self.end_to_end_per_second, self.drained_seconds) {
             lines.push(format!("end to end    {:>10}/s  (queue empty after {})", whole(rate), seconds(drained)));

@@ -74,7 +74,8 @@ impl Scraper {
 
     /// Messages in `queue`: ready, leased or scheduled.
     pub(super) async fn depth(&mut self, queue: &str) -> anyhow::Result<u64> {
-        let request = self.target.request(Method::GET, &format!("/v1/queues/{}", segment(queue)), "application/json")?;
+        let request =
+            self.target.request(Method::GET, &format!("/v1/queues/{}", segment(queue)), "application/json")?;
         let body = self.connection.call(&request, Bytes::new()).await?.success()?;
         let counts: serde_json::Value = serde_json::from_slice(&body)?;
         let count = |name: &str| counts.get(name).and_then(serde_json::Value::as_u64);
@@ -97,7 +98,9 @@ impl Scraper {
             if depth != last {
                 (last, moved) = (depth, Instant::now());
             } else if moved.elapsed() > STALLED && depth > 0 {
-                bail!("queue '{queue}' holds {depth} messages that nobody consumes; does its consumer run (`pelton consumers`)?");
+                bail!(
+                    "queue '{queue}' holds {depth} messages that nobody consumes; does its consumer run (`pelton consumers`)?"
+                );
             }
             tokio::time::sleep(POLL).await;
         }

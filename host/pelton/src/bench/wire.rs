@@ -35,18 +35,26 @@ impl Target {
             bail!(Failure::usage(format!("--url '{url}' can't be used; write http://HOST:PORT")));
         };
         let port = uri.port_u16().unwrap_or(80);
-        let mut addresses = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await.context(url.clone())?;
+        let mut addresses =
+            tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await.context(url.clone())?;
         let address = addresses.next().with_context(|| format!("{host} has no address"))?;
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
         let authorization = match remote.token() {
-            Some(token) => Some(HeaderValue::from_str(&format!("Bearer {token}")).context("the token is no header value")?),
+            Some(token) => {
+                Some(HeaderValue::from_str(&format!("Bearer {token}")).context("the token is no header value")?)
+            }
             None => None,
         };
         Ok(Self { address, url, host: HeaderValue::from_str(&authority)?, authorization })
     }
 
     /// A request that can be cloned for every call, without its body.
-    pub(super) fn request(&self, method: Method, path: &str, content_type: &'static str) -> anyhow::Result<Request<()>> {
+    pub(super) fn request(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &'static str,
+    ) -> anyhow::Result<Request<()>> {
         let mut request = Request::builder().method(method).uri(path).body(()).with_context(|| path.to_owned())?;
         request.headers_mut().insert(HOST, self.host.clone());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -70,15 +70,17 @@ pub(super) async fn group(sources: Vec<Source>) -> Result<(Vec<Group>, Vec<Probl
 
 /// The package whose Cargo.toml is `manifest`.
 fn package(metadata: &Metadata, manifest: &Path) -> Option<PackageId> {
-    let is_it = |package: &&cargo_metadata::Package| {
-        package.manifest_path.canonicalize().is_ok_and(|path| path == manifest)
-    };
+    let is_it =
+        |package: &&cargo_metadata::Package| package.manifest_path.canonicalize().is_ok_and(|path| path == manifest);
     metadata.packages.iter().find(is_it).map(|package| package.id.clone())
 }
 
 fn no_package(folder: &Path, metadata: &Metadata) -> String {
-    let names: Vec<&str> =
-        metadata.packages.iter().filter_map(|package| package.manifest_path.parent().map(|path| path.as_str())).collect();
+    let names: Vec<&str> = metadata
+        .packages
+        .iter()
+        .filter_map(|package| package.manifest_path.parent().map(|path| path.as_str()))
+        .collect();
     format!(
         "its source {} is a cargo workspace, not a package\nhelp: name the folder of one of its packages: {}",
         folder.display(),
@@ -96,7 +98,8 @@ async fn metadata(manifest: &Path) -> Result<Result<Metadata, String>, Failure> 
         return Ok(Err(format!("cargo can't read {}:\n{}", manifest.display(), said.trim_end())));
     }
     let stdout = String::from_utf8_lossy(&output.stdout);
-    Ok(MetadataCommand::parse(stdout).map_err(|error| format!("cargo's description of {}: {error}", manifest.display())))
+    Ok(MetadataCommand::parse(stdout)
+        .map_err(|error| format!("cargo's description of {}: {error}", manifest.display())))
 }
 
 /// Builds the packages of `group` with one call of cargo, whose own output goes to stderr as it comes.
@@ -150,5 +153,47 @@ fn component(artifacts: &[Artifact], success: bool, source: &Source) -> Result<P
         _ => Err(format!(
             "its source {folder} makes several components\nhelp: a consumer's package has one [lib] with crate-type = [\"cdylib\"]"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn artifact(crate_type: &str, file: &str, is_program: bool) -> Artifact {
+        serde_json::from_value(serde_json::json!({
+            "package_id": "path+file:///c#0.1.0",
+            "manifest_path": "/c/Cargo.toml",
+            "target": {"name": "c", "kind": [crate_type], "crate_types": [crate_type], "required-features": [],
+                "src_path": "/c/src/lib.rs", "edition": "2024", "doctest": true, "test": true, "doc": true},
+            "profile": {"opt_level": "s", "debuginfo": 0, "debug_assertions": false, "overflow_checks": false, "test": false},
+            "features": [],
+            "filenames": [file],
+            "executable": is_program.then_some(file),
+            "fresh": false
+        }))
+        .expect("as cargo writes it")
+    }
+
+    /// The component among `artifacts`, or the problem.
+    fn check(artifacts: &[Artifact], success: bool, expected: &str) {
+        let source = Source { consumer: ConsumerName::new("c").expect("valid"), folder: "c".into() };
+        let found = component(artifacts, success, &source);
+        let found = found.map_or_else(|problem| problem, |path| path.display().to_string());
+        assert!(found.contains(expected), "{found:?} does not say {expected:?}");
+    }
+
+    #[test]
+    fn the_component_is_found_among_the_artifacts() {
+        let library = artifact("cdylib", "/t/c.wasm", false);
+        let program = artifact("bin", "/t/p.wasm", true);
+        let plain = artifact("lib", "/t/libc.rlib", false);
+        check(&[plain.clone(), library.clone()], true, "/t/c.wasm");
+        check(std::slice::from_ref(&program), true, "/t/p.wasm");
+        check(&[library.clone(), program.clone()], true, "/t/c.wasm");
+        check(&[library.clone(), library], true, "several components");
+        check(&[program.clone(), program], true, "several components");
+        check(std::slice::from_ref(&plain), true, "crate-type = [\"cdylib\"]");
+        check(&[plain], false, "does not compile");
     }
 }

@@ -79,16 +79,13 @@ pub(crate) fn has_sources(plan: &Plan) -> bool {
 
 /// Where the component of `consumer`, built from source, is kept.
 fn built_path(config_file: &Path, consumer: &ConsumerName) -> PathBuf {
-    folder_of(config_file).join("target").join("pelton").join(format!("{consumer}.wasm"))
+    let folder = config_file.parent().unwrap_or(Path::new(""));
+    folder.join("target").join("pelton").join(format!("{consumer}.wasm"))
 }
 
-/// The component of every consumer of `plan`, as `serve` takes them: nothing is built.
-///
-/// # Errors
-/// Names every consumer whose source was not built yet.
-pub(crate) fn existing(config_file: &Path, plan: &Plan) -> Result<BTreeMap<ConsumerName, PathBuf>, Failure> {
-    let mut components = BTreeMap::new();
-    let mut problems = Vec::new();
+/// The component of every consumer of `plan` without building anything, and a problem for each source not built yet.
+pub(crate) fn existing(config_file: &Path, plan: &Plan) -> Built {
+    let mut built = Built::default();
     for consumer in &plan.consumers {
         let path = match &consumer.code {
             ConsumerCode::Component(path) => path.clone(),
@@ -96,14 +93,15 @@ pub(crate) fn existing(config_file: &Path, plan: &Plan) -> Result<BTreeMap<Consu
                 let path = built_path(config_file, &consumer.name);
                 if !path.is_file() {
                     let text = format!("its source {} was not built yet\nhelp: run `pelton build`", folder.display());
-                    problems.push(Problem::new(&consumer.name, text));
+                    built.problems.push(Problem::new(&consumer.name, text));
+                    continue;
                 }
                 path
             }
         };
-        components.insert(consumer.name.clone(), path);
+        built.components.insert(consumer.name.clone(), path);
     }
-    if problems.is_empty() { Ok(components) } else { Err(failure(&problems)) }
+    built
 }
 
 /// Builds what `plan` gives as source, as far as it goes; what is given as component is taken as it is.

@@ -72,7 +72,9 @@ async fn add_target(folder: &Path) -> Result<(), Failure> {
              help: install Rust from https://rustup.rs and run `rustup target add {TARGET}`, or your distribution's package of it"
         ))
     };
-    output::note(&format!("Adding the Rust target {TARGET}, which components are built for: rustup target add {TARGET}"));
+    output::note(&format!(
+        "Adding the Rust target {TARGET}, which components are built for: rustup target add {TARGET}"
+    ));
     let status = tool("rustup", folder).args(["target", "add", TARGET]).stdout(Stdio::null()).status().await;
     match status {
         Ok(status) if status.success() => Ok(()),

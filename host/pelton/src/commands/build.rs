@@ -1,5 +1,7 @@
 //! `pelton build`: compiles the consumers that broker.toml gives as source.
 
+use pelton_core::name::ConsumerName;
+use pelton_core::plan::ConsumerCode;
 use serde::Serialize;
 
 use crate::build::{self, Toolchain};
@@ -33,7 +35,10 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let built = build::build(&file, &plan, &mut Toolchain::default()).await?;
-    for (consumer, component) in &built.components {
+    let is_source = |name: &ConsumerName| {
+        plan.consumers.iter().any(|consumer| consumer.name == *name && matches!(consumer.code, ConsumerCode::Source(_)))
+    };
+    for (consumer, component) in built.components.iter().filter(|(name, _)| is_source(name)) {
         let bytes = std::fs::metadata(component).map_or(0, |metadata| metadata.len());
         if args.json {
             let component = component.display().to_string();

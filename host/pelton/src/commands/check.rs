@@ -83,16 +83,13 @@ async fn check(file: &Path, findings: &mut Findings, quiet: bool) -> Result<(), 
 
 /// Loads every component as a broker would, and names all that can't be.
 async fn components(file: &Path, plan: &Plan, findings: &mut Findings) -> Result<(), Failure> {
-    let paths = build::existing(file, plan)?;
-    if paths.is_empty() {
-        return Ok(());
-    }
+    let built = build::existing(file, plan);
+    let mut problems: Vec<String> = built.problems.iter().map(ToString::to_string).collect();
     // What is compiled here need not be compiled again at start; but a check makes no data folder.
     let cache_dir = plan.broker.data.is_dir().then(|| plan.broker.data.join("cache"));
     let runtime = node::runtime(plan, cache_dir, false)?;
-    let mut errors = Vec::new();
     for consumer in &plan.consumers {
-        let Some(path) = paths.get(&consumer.name) else { continue };
+        let Some(path) = built.components.get(&consumer.name) else { continue };
         let spec = ComponentSpec {
             consumer: consumer.name.clone(),
             path: path.clone(),
@@ -105,8 +102,8 @@ async fn components(file: &Path, plan: &Plan, findings: &mut Findings) -> Result
                 component: path.display().to_string(),
                 digest: handler.digest().to_string(),
             }),
-            Err(error) => errors.push(error),
+            Err(error) => problems.push(error.to_string()),
         }
     }
-    if errors.is_empty() { Ok(()) } else { Err(node::load_failure(&errors)) }
+    if problems.is_empty() { Ok(()) } else { Err(Failure::component(problems.join("\n"))) }
 }

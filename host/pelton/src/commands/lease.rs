@@ -1,8 +1,8 @@
 //! `pelton lease`: pull messages from a queue, as JSON lines.
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use crate::client::{Client, RemoteArgs, segment};
 use crate::commands::settle::{self, Settlement};
@@ -59,8 +59,7 @@ impl OutcomeArgs {
             (.., true) => "reject",
             _ => return None,
         };
-        let settlement =
-            |token| Settlement { token, outcome, after: self.after.clone(), reason: self.reason.clone() };
+        let settlement = |token| Settlement { token, outcome, after: self.after.clone(), reason: self.reason.clone() };
         Some(tokens.into_iter().map(settlement).collect())
     }
 }

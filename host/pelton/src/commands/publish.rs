@@ -149,12 +149,18 @@ fn body_of(args: &Args) -> anyhow::Result<Vec<u8>> {
             opened.take(BODY_BYTES_MAX + 1).read_to_end(&mut body)?;
         }
         None if std::io::stdin().is_terminal() => {
-            return Err(Failure::usage("there is no body: give it behind the topic, or by --file, --jsonl or stdin").into());
+            return Err(
+                Failure::usage("there is no body: give it behind the topic, or by --file, --jsonl or stdin").into()
+            );
         }
         _ => drop(std::io::stdin().lock().take(BODY_BYTES_MAX + 1).read_to_end(&mut body)?),
     }
     if body.len() as u64 > BODY_BYTES_MAX {
-        return Err(Failure::new(Exit::Refused, format!("the body has more than {BODY_BYTES_MAX} bytes, which no broker takes")).into());
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("the body has more than {BODY_BYTES_MAX} bytes, which no broker takes"),
+        )
+        .into());
     }
     Ok(body)
 }
@@ -201,6 +207,7 @@ async fn lines(client: &Client, args: &Args, file: &Path) -> anyhow::Result<()> 
     let mut publisher = Publisher::new(client, usize::from(args.batch));
     let stopped = send_all(&mut publisher, reader, &shape, args, &extensions, &bar).await;
     bar.finish_and_clear();
+    publisher.tally.refusals.sort_by_key(|refused| refused.line);
     let summary = Summary { tally: publisher.tally, seconds: started.elapsed().as_secs_f64() };
     summary.print(args.json)?;
     match stopped {
@@ -270,7 +277,9 @@ impl Summary {
         if *refused > REFUSED_SHOWN_MAX as u64 {
             output::note(&format!("... and {} more; --json lists them", refused - REFUSED_SHOWN_MAX as u64));
         }
-        let messages = |count: u64| if count == 1 { "1 message".to_owned() } else { format!("{} messages", output::grouped(count)) };
+        let messages = |count: u64| {
+            if count == 1 { "1 message".to_owned() } else { format!("{} messages", output::grouped(count)) }
+        };
         let mut line = format!("accepted {} in {} requests", messages(*accepted), output::grouped(*requests));
         if *filtered > 0 {
             line.push_str(&format!(", of which {} filtered out by every route", output::grouped(*filtered)));
@@ -286,7 +295,8 @@ impl Summary {
             (_, 0) => Ok(()),
             (0, _) => Err(Failure::new(Exit::Refused, "every message was refused; none was accepted").into()),
             (_, refused) => {
-                let message = format!("{refused} of the messages were refused; the others were accepted and are durable");
+                let message =
+                    format!("{refused} of the messages were refused; the others were accepted and are durable");
                 Err(Failure::new(Exit::Partial, message).into())
             }
         }
@@ -296,9 +306,14 @@ impl Summary {
         let Stopped { failure, unknown } = stopped;
         let mut message = failure.message;
         if let Some((first, last)) = unknown {
-            message.push_str(&format!("\nlines {first} to {last}: unknown whether they were accepted; nothing behind them was sent"));
+            message.push_str(&format!(
+                "\nlines {first} to {last}: unknown whether they were accepted; nothing behind them was sent"
+            ));
         } else if self.tally.accepted > 0 {
-            message.push_str(&format!("\nthe first {} messages were accepted, nothing behind them was sent", self.tally.accepted));
+            message.push_str(&format!(
+                "\nthe first {} messages were accepted, nothing behind them was sent",
+                self.tally.accepted
+            ));
         }
         Failure::new(failure.exit, message)
     }

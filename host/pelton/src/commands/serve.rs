@@ -69,8 +69,11 @@ async fn stop_asked(signals: &mut Signals) {
 
 fn deployment(file: &Path) -> Result<Deployment, Failure> {
     let plan = config::load(file)?;
-    let components = build::existing(file, &plan)?;
-    Ok(Deployment { plan: Arc::new(plan), components })
+    let built = build::existing(file, &plan);
+    if !built.problems.is_empty() {
+        return Err(build::failure(&built.problems));
+    }
+    Ok(Deployment { plan: Arc::new(plan), components: built.components })
 }
 
 /// Takes over broker.toml and the components as they are now, or says why not.

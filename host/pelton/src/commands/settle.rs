@@ -51,7 +51,8 @@ struct SettleResult {
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let client = Client::new(&args.remote)?;
     let settlements = args.outcome.settlements(args.tokens);
-    let settlements = settlements.ok_or_else(|| Failure::usage("say what became of them: --ack, --retry or --reject"))?;
+    let settlements =
+        settlements.ok_or_else(|| Failure::usage("say what became of them: --ack, --retry or --reject"))?;
     settle(&client, &args.queue, &settlements).await
 }
 
@@ -65,13 +66,19 @@ pub(crate) async fn settle(client: &Client, queue: &str, settlements: &[Settleme
             if let Some(code) = result.code {
                 failed += 1;
                 let detail = result.detail.unwrap_or_default();
-                output::note(&format!("{}: {} ({})", output::tame(&result.token), output::tame(&detail), output::tame(&code)));
+                output::note(&format!(
+                    "{}: {} ({})",
+                    output::tame(&result.token),
+                    output::tame(&detail),
+                    output::tame(&code)
+                ));
             }
         }
     }
     if failed == 0 {
         return Ok(());
     }
-    let message = format!("{failed} of {} leases could not be settled, as listed above; the others were", settlements.len());
+    let message =
+        format!("{failed} of {} leases could not be settled, as listed above; the others were", settlements.len());
     Err(Failure::new(Exit::Partial, message).into())
 }

@@ -60,12 +60,8 @@ impl Dev {
         let plan = Arc::new(config::load(&self.file)?);
         config::show_warnings(&plan);
         let built = self.build(&plan).await?;
-        let mut running = Running {
-            first: plan.clone(),
-            plan: plan.clone(),
-            components: built.components,
-            folders: built.folders,
-        };
+        let mut running =
+            Running { first: plan.clone(), plan: plan.clone(), components: built.components, folders: built.folders };
         let missing = show_problems(&built.problems);
         let failed_to_load = self.start(&mut running).await?;
         self.greet(&running);
@@ -151,15 +147,19 @@ impl Dev {
     async fn until_idle(&mut self, plan: &Plan) -> Result<(), Failure> {
         let node = self.node.as_mut().expect("it was started before");
         let broker = node.broker.clone();
-        let consumed: Vec<&str> = plan.consumers.iter().map(|consumer| plan.queue(consumer.queue).name.as_str()).collect();
+        let consumed: Vec<&str> =
+            plan.consumers.iter().map(|consumer| plan.queue(consumer.queue).name.as_str()).collect();
         let all_idle = async {
             // Counts may lag behind for a moment: what is idle twice is idle.
             let mut idle_before = false;
             loop {
                 let counts = broker.counts();
                 let busy = |queue: &&pelton_core::engine::QueueCounts| queue.ready + queue.leased + queue.scheduled > 0;
-                let is_idle =
-                    !counts.queues.iter().filter(|queue| consumed.contains(&queue.name.as_str())).any(|queue| busy(&queue));
+                let is_idle = !counts
+                    .queues
+                    .iter()
+                    .filter(|queue| consumed.contains(&queue.name.as_str()))
+                    .any(|queue| busy(&queue));
                 if is_idle && idle_before {
                     return;
                 }
@@ -214,6 +214,8 @@ impl Dev {
                 return note("The version before it goes on.");
             }
         }
+        // A consumer that had no component may get one that was built before.
+        has_news |= components.keys().ne(running.components.keys());
         if !has_news {
             return note("Built; no component has changed.");
         }

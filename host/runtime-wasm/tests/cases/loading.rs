@@ -101,7 +101,7 @@ async fn compiled_code_is_kept_and_found_again() {
     let code = cached(cache.path(), "cwasm");
     assert_eq!(code.len(), 1);
     assert!(code[0].ends_with(format!("{}.cwasm", first.digest())), "{code:?}");
-    assert_eq!(cached(cache.path(), "tmp"), [PathBuf::new(); 0]);
+    assert_eq!(cached(cache.path(), "tmp"), Vec::<PathBuf>::new());
     let modified = || std::fs::metadata(&code[0]).expect("it is there").modified().expect("a time");
     let before = modified();
     let second = runtime(Some(cache.path())).load(spec()).await.expect("it loads");

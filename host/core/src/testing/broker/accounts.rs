@@ -11,7 +11,7 @@ use super::{ONE, Rig};
 use crate::runtime::{Delivery, FaultKind, Invoked};
 use crate::testing::{FakeRuntime, emit, emitting, fault, reject, retry};
 
-const MESSAGES: usize = 300;
+const MESSAGES: usize = 100;
 /// Time that must be enough for all attempts: three with waits of 1 s and 2 s, the host's failures and the restart.
 const ROUNDS_MAX: usize = 2000;
 
@@ -83,7 +83,7 @@ async fn every_message_is_handled_or_dead() {
 
 #[tokio::test]
 async fn every_message_is_handled_or_dead_once_whenever_the_store_crashes() {
-    for seed in 0..20 {
-        run(seed, Some(usize::try_from(seed).expect("it is small") * 20 + 1)).await;
+    for seed in 0..10 {
+        run(seed, Some(usize::try_from(seed).expect("it is small") * 15 + 1)).await;
     }
 }

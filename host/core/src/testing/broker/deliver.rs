@@ -47,7 +47,7 @@ async fn one_worker_handles_messages_in_order() {
     rig.until("work", (0, 0, 0)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_counted() {
     let rig = Rig::start(ONE, FakeRuntime::new().handler("worker", |_| done())).await;
     rig.publish("work.new", &["1", "2"]).await;

@@ -82,7 +82,7 @@ async fn what_is_not_done_emits_nothing() {
     rig.until_invoked(3).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_of_emits_ends_as_a_dead_letter() {
     let runtime = FakeRuntime::new()
         .handler("one", |delivery| emitting(vec![emit(&format!("{}'", delivery.message.id()), "first", b"")]))

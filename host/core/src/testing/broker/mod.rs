@@ -7,6 +7,7 @@ mod accounts;
 mod deliver;
 mod emits;
 mod operate;
+mod outage;
 mod permits;
 mod reload;
 mod retries;

@@ -59,7 +59,7 @@ async fn what_waits_for_a_permit_waits_in_its_queue() {
     rig.until("work", (0, 0, 0)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_consumers_share_the_slots() {
     let config = format!(
         "{ONE}concurrency = 4\n[queues.play]\n[[routes]]\nfrom = \"play\"\nto = [\"queue:play\"]\n\

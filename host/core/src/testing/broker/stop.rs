@@ -65,7 +65,7 @@ async fn the_grace_bounds_the_wait() {
     assert_eq!(after_restart(&rig, work).await, ["1"], "it will be delivered again");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_under_load_accounts_for_every_message() {
     const MESSAGES: usize = 3000;
     let config = format!("{ONE}[queues.sink]\n[[routes]]\nfrom = \"sink\"\nto = [\"queue:sink\"]\n");

@@ -49,9 +49,8 @@ async fn counts_follow_what_runs_out(h: Harness) {
     let q = h.standard().await;
     h.append(q.a, &["1", "2"]).await;
     h.take(q.a, 2).await;
+    h.settles_at(q.a, (0, 2, 0)).await;
     h.advance(TTL);
-    h.settles_at(q.a, (0, 0, 2)).await;
-    h.advance(BACKOFF);
     h.settles_at(q.a, (2, 0, 0)).await;
 }
 
@@ -77,13 +76,11 @@ async fn bytes_grow_with_messages_and_shrink_with_them(h: Harness) {
     let leased = h.take(q.a, 2).await;
     h.done(&leased[0]).await.expect("it is leased");
     eventually("a settled message takes no bytes", async || bytes(q.a) == one).await;
-    h.again(&leased[1]).await;
-    h.advance(BACKOFF);
-    h.bury(q.a, 1).await;
+    h.dead(&leased[1]).await;
     eventually("the bytes went with the dead letter", async || bytes(q.a) == 0 && bytes(q.a_dead) > 0).await;
     h.take_one(q.a_dead).await;
     h.advance(TTL);
-    h.settles_at(q.a_dead, (0, 0, 1)).await;
+    h.settles_at(q.a_dead, (1, 0, 0)).await;
     h.bulk_by(q.a_dead, crate::engine::BulkAction::Discard, 10).await;
     eventually("nothing is left", async || bytes(q.a_dead) == 0).await;
 }

@@ -1,7 +1,7 @@
 //! `define`: queues come, change and go, their messages stay.
 
 use super::cases;
-use super::harness::{BACKOFF, Harness, TTL, queue, queue_name, stored_ids};
+use super::harness::{Harness, TTL, queue, queue_name, stored_ids};
 use crate::engine::{DeadCode, Definitions};
 
 cases! {
@@ -73,7 +73,7 @@ async fn new_settings_take_effect(h: Harness) {
     let queues = vec![once, queue("a.dead", None), queue("b", Some("b.dead")), queue("b.dead", None)];
     h.engine.define(Definitions { queues }).await.expect("`define` works");
     h.take_one(q.a).await;
-    h.advance(TTL + BACKOFF);
+    h.advance(TTL);
     h.settles_at(q.b_dead, (1, 0, 0)).await;
     let stored = h.browse(q.b_dead).await;
     let dead = stored[0].dead.as_ref().expect("it is a dead letter");

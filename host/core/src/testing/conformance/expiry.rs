@@ -1,17 +1,17 @@
-//! Leases that run out: counted, recorded, tried again by the queue's backoff, dead when the attempts are used up.
+//! Leases that run out: counted, recorded, available again at once, dead when the attempts are used up.
 
 use std::time::Duration;
 
 use super::cases;
-use super::harness::{ATTEMPTS_MAX, BACKOFF, Harness, TTL, entry, want};
+use super::harness::{ATTEMPTS_MAX, BACKOFF, Harness, TTL, entry, ids, want};
 use crate::clock::Clock as _;
 use crate::engine::{DeadCode, LeaseRequest, SettleError};
 
 cases! {
     a_lease_does_not_run_out_early;
     a_lease_that_ran_out_counts_as_an_attempt;
-    it_is_tried_again_after_the_backoff;
-    the_backoff_grows;
+    it_is_available_at_once_at_its_old_place;
+    a_retry_that_ran_out_is_available_at_once;
     it_stands_in_the_history: History;
     the_last_attempt_to_run_out_makes_it_dead;
     a_queue_without_dead_letters_holds_it;
@@ -27,7 +27,7 @@ async fn run_out(h: &Harness) -> (super::harness::Queues, crate::engine::Leased)
     h.append(q.a, &["1"]).await;
     let leased = h.take_one(q.a).await;
     h.advance(TTL);
-    h.settles_at(q.a, (0, 0, 1)).await;
+    h.settles_at(q.a, (1, 0, 0)).await;
     (q, leased)
 }
 
@@ -41,30 +41,34 @@ async fn a_lease_does_not_run_out_early(h: Harness) {
 }
 
 async fn a_lease_that_ran_out_counts_as_an_attempt(h: Harness) {
-    let (q, _) = run_out(&h).await;
+    let (q, old) = run_out(&h).await;
     assert_eq!(h.browse(q.a).await[0].attempts, 1);
-    h.advance(BACKOFF);
     let leased = h.take_one(q.a).await;
     assert_eq!((leased.message.id(), leased.attempt()), ("1", 2));
+    assert_ne!(leased.token, old.token);
 }
 
-async fn it_is_tried_again_after_the_backoff(h: Harness) {
-    let (q, _) = run_out(&h).await;
-    h.advance(BACKOFF - Duration::from_millis(1));
-    h.assert_none(q.a, "its backoff lasts a millisecond more").await;
-    h.advance(Duration::from_millis(1));
-    h.take_one(q.a).await;
+async fn it_is_available_at_once_at_its_old_place(h: Harness) {
+    let q = h.standard().await;
+    h.append(q.a, &["1", "2", "3", "4"]).await;
+    let leased = h.take(q.a, 3).await;
+    h.done(&leased[1]).await.expect("it is leased");
+    h.advance(TTL);
+    h.settles_at(q.a, (3, 0, 0)).await;
+    let taken = h.take(q.a, 3).await;
+    assert_eq!(ids(&taken), ["1", "3", "4"], "before what is younger");
+    let attempts: Vec<_> = taken.iter().map(crate::engine::Leased::attempt).collect();
+    assert_eq!(attempts, [2, 2, 1]);
 }
 
-async fn the_backoff_grows(h: Harness) {
-    let (q, _) = run_out(&h).await;
+async fn a_retry_that_ran_out_is_available_at_once(h: Harness) {
+    let q = h.standard().await;
+    h.append(q.a, &["1"]).await;
+    h.again(&h.take_one(q.a).await).await;
     h.advance(BACKOFF);
     h.take_one(q.a).await;
     h.advance(TTL);
-    h.settles_at(q.a, (0, 0, 1)).await;
-    h.advance(BACKOFF * 2 - Duration::from_millis(1));
-    h.assert_none(q.a, "the second wait is twice the first").await;
-    h.advance(Duration::from_millis(1));
+    h.settles_at(q.a, (1, 0, 0)).await;
     assert_eq!(h.take_one(q.a).await.attempt(), 3);
 }
 
@@ -75,7 +79,7 @@ async fn it_stands_in_the_history(h: Harness) {
     let started = h.clock.wall();
     h.take_one(q.a).await;
     h.advance(TTL);
-    h.settles_at(q.a, (0, 0, 1)).await;
+    h.settles_at(q.a, (1, 0, 0)).await;
     let history = h.browse(q.a).await.remove(0).history;
     assert_eq!(history.len(), 1, "{history:?}");
     assert_eq!((history[0].number, history[0].outcome.as_str()), (1, "lease-expired"));
@@ -90,8 +94,7 @@ async fn the_last_attempt_to_run_out_makes_it_dead(h: Harness) {
     for attempt in 1..=ATTEMPTS_MAX {
         assert_eq!(h.take_one(q.a).await.attempt(), attempt);
         h.advance(TTL);
-        h.settles_at(q.a, (0, 0, u64::from(attempt < ATTEMPTS_MAX))).await;
-        h.advance(Duration::from_secs(60));
+        h.settles_at(q.a, (u64::from(attempt < ATTEMPTS_MAX), 0, 0)).await;
     }
     h.settles_at(q.a_dead, (1, 0, 0)).await;
     let stored = h.browse(q.a_dead).await.remove(0);
@@ -110,8 +113,8 @@ async fn a_queue_without_dead_letters_holds_it(h: Harness) {
     for attempt in 1..=ATTEMPTS_MAX {
         assert_eq!(h.take_one(q.a_dead).await.attempt(), attempt);
         h.advance(TTL);
-        h.settles_at(q.a_dead, (0, 0, 1)).await;
-        h.advance(Duration::from_secs(60));
+        let is_last = attempt == ATTEMPTS_MAX;
+        h.settles_at(q.a_dead, (u64::from(!is_last), 0, u64::from(is_last))).await;
     }
     h.advance(Duration::from_secs(365 * 24 * 3600));
     h.assert_none(q.a_dead, "it is held").await;
@@ -126,22 +129,21 @@ async fn each_lease_runs_out_by_itself(h: Harness) {
     for (id, ttl_s) in [("1", 50), ("2", 10), ("3", 30)] {
         let request = LeaseRequest { ttl: Some(Duration::from_secs(ttl_s)), ..want(q.a, 1, Duration::ZERO) };
         let leased = h.engine.lease(request).await.expect("`lease` works");
-        assert_eq!(super::harness::ids(&leased), [id]);
+        assert_eq!(ids(&leased), [id]);
     }
-    h.advance(Duration::from_secs(10));
-    h.settles_at(q.a, (0, 2, 1)).await;
-    h.advance(Duration::from_secs(10));
-    assert_eq!(h.take_one(q.a).await.message.id(), "2");
-    h.advance(Duration::from_secs(10));
-    h.settles_at(q.a, (0, 2, 1)).await;
-    h.advance(BACKOFF);
-    assert_eq!(h.take_one(q.a).await.message.id(), "3");
+    for (after_s, id) in [(10, "2"), (20, "3"), (20, "1")] {
+        h.advance(Duration::from_secs(after_s) - Duration::from_millis(1));
+        h.assert_none(q.a, "a millisecond is left").await;
+        h.advance(Duration::from_millis(1));
+        let leased = h.take_one(q.a).await;
+        assert_eq!((leased.message.id(), leased.attempt()), (id, 2));
+        h.done(&leased).await.expect("it is leased");
+    }
 }
 
 async fn it_settles_nothing_any_more(h: Harness) {
     let (q, leased) = run_out(&h).await;
     assert_eq!(h.done(&leased).await, Err(SettleError::LeaseLost));
-    h.advance(BACKOFF);
     assert_eq!(h.take_one(q.a).await.message.id(), "1", "it is still there");
 }
 
@@ -155,7 +157,6 @@ async fn it_emits_nothing_any_more(h: Harness) {
 
 async fn the_next_lease_is_not_settled_by_the_old_one(h: Harness) {
     let (q, old) = run_out(&h).await;
-    h.advance(BACKOFF);
     let new = h.take_one(q.a).await;
     assert_eq!(h.done(&old).await, Err(SettleError::LeaseLost));
     h.engine.release(vec![old.token]).await;

@@ -76,6 +76,24 @@ impl MemoryEngine {
         Self::with(self.shared.clock.clone(), self.shared.moved.clone(), self.shared.id, store)
     }
 
+    /// Lets storage fail: until [`recover`](Self::recover) every call answers `error` and does nothing.
+    pub fn fail(&self, error: EngineError) {
+        let health = match &error {
+            EngineError::Corrupt(reason) => Health::Failed(reason.clone()),
+            EngineError::Unavailable | EngineError::Unknown => Health::Recovering,
+        };
+        self.shared.lock().fail(error);
+        self.shared.health.send_replace(health);
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Ends what [`fail`](Self::fail) began, as an engine that reopens its store does: all leases end, the epoch rises.
+    pub fn recover(&self) {
+        self.shared.lock().recover();
+        self.shared.health.send_replace(Health::Ready);
+        self.shared.changed.notify_waiters();
+    }
+
     /// Does `work` on the open store, after ending the leases that ran out.
     fn work<T>(&self, work: impl FnOnce(&mut Store, Moment) -> T) -> Result<T, EngineError> {
         let result = self.shared.work(work);
@@ -95,9 +113,7 @@ impl Shared {
 
     fn work<T>(&self, work: impl FnOnce(&mut Store, Moment) -> T) -> Result<T, EngineError> {
         let mut store = self.lock();
-        if store.is_closed() {
-            return Err(EngineError::Unavailable);
-        }
+        store.check_open()?;
         let now = self.now();
         self.expire(&mut store, now);
         Ok(work(&mut store, now))
@@ -249,7 +265,8 @@ mod tests {
         let defined = engine.define(Definitions { queues: vec![queue] }).await.expect("it is open");
         let queue = defined.queues[&name];
         let want = |wait_ms| LeaseRequest { queue, max: 1, wait: Duration::from_millis(wait_ms), ttl: None };
-        assert_eq!(engine.lease(want(5)).await.expect("it is open").len(), 0, "the wait is over");
+        let nothing = tokio::time::timeout(Duration::from_secs(30), engine.lease(want(5))).await;
+        assert_eq!(nothing.expect("it ends").expect("it is open").len(), 0, "the wait is over");
         let attributes = Attributes { id: "1", source: "/s", kind: "t", ..Attributes::default() };
         let message = Message::new(&attributes, b"").expect("a message");
         let new = NewEntry { queue, topic: Topic::new("t").expect("a topic"), message, hops: 0, dead: None };

@@ -24,6 +24,7 @@ const SETTLED_MAX: usize = 100_000;
 #[derive(Default)]
 pub(super) struct Store {
     closed: bool,
+    failing: Option<EngineError>,
     epoch: u64,
     pub(super) next_position: u64,
     names: BTreeMap<QueueName, QueueId>,
@@ -71,8 +72,22 @@ impl Store {
         Self { epoch: 1, next_position: 1, ..Self::default() }
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed
+    pub(super) fn check_open(&self) -> Result<(), EngineError> {
+        match &self.failing {
+            _ if self.closed => Err(EngineError::Unavailable),
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn fail(&mut self, error: EngineError) {
+        self.failing = Some(error);
+    }
+
+    pub(super) fn recover(&mut self) {
+        if !self.closed {
+            *self = self.crash();
+        }
     }
 
     pub(super) fn close(&mut self) {
@@ -213,12 +228,13 @@ impl Store {
         let any = !expired.is_empty();
         for (_, token, position, since) in expired {
             self.leases.remove(&token.entry);
-            self.fail(token, position, since, now);
+            self.run_out(token, position, since, now);
         }
         any
     }
 
-    fn fail(&mut self, token: LeaseToken, position: Position, since: Moment, now: Moment) {
+    /// Counts an attempt; the message is available again at its old place, or dead when it was the last.
+    fn run_out(&mut self, token: LeaseToken, position: Position, since: Moment, now: Moment) {
         let held_for = now.monotonic.since(since.monotonic);
         let reason = "the lease ran out before it was settled".to_owned();
         let mut entry = self.take(token.queue, position);
@@ -232,13 +248,11 @@ impl Store {
             digest: None,
             log_tail: String::new(),
         });
-        let policy = &self.queue(token.queue).definition.retry;
-        if token.attempt >= policy.max_attempts {
-            let detail =
-                format!("attempt {} of {} ended with lease-expired: {reason}", token.attempt, policy.max_attempts);
+        let max = self.queue(token.queue).definition.retry.max_attempts;
+        if token.attempt >= max {
+            let detail = format!("attempt {} of {max} ended with lease-expired: {reason}", token.attempt);
             self.bury(token.queue, position, entry, DeadReason { code: DeadCode::MaxAttempts, detail }, now);
         } else {
-            entry.due = Some(now.wall.plus(policy.backoff.delay(token.attempt, fastrand::f64())));
             self.put(token.queue, position, entry);
         }
     }

@@ -83,10 +83,6 @@ impl Guest for Consumer {
                 emit_quietly(vec![1; 1000]);
             },
             "emit-too-many" => (0..number).for_each(|_| emit_quietly(Vec::new())),
-            "handles" => {
-                let all: Vec<_> = (0..number).map(|_| std::net::TcpListener::bind("127.0.0.1:0")).collect();
-                log(Level::Info, "handles", &format!("{}", all.iter().filter(|one| one.is_ok()).count()));
-            }
             _ => {}
         }
         Ok(())

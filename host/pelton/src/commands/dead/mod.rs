@@ -1,14 +1,16 @@
 //! `pelton dead`: list, show, redrive and discard dead letters.
 
+mod letter;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use self::letter::{Letter, row, text};
 use crate::client::{Client, RemoteArgs, segment};
 use crate::commands::queues;
 use crate::exit::{Exit, Failure};
@@ -19,8 +21,6 @@ use crate::output::{self, Paint, table};
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
-    #[command(flatten)]
-    remote: RemoteArgs,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -35,6 +35,8 @@ enum Command {
         /// Print one dead letter per line as JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        remote: RemoteArgs,
     },
     /// Show a dead letter with its body and the history of every attempt
     Show {
@@ -45,6 +47,8 @@ enum Command {
         /// Print it as JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        remote: RemoteArgs,
     },
     /// Send dead letters back to the queue that they died in; their attempts start anew
     Redrive {
@@ -56,6 +60,8 @@ enum Command {
         /// Print what was done as JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        remote: RemoteArgs,
     },
     /// Delete dead letters for good
     Discard {
@@ -67,6 +73,8 @@ enum Command {
         /// Print what was done as JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        remote: RemoteArgs,
     },
 }
 
@@ -82,47 +90,6 @@ struct Which {
     all: bool,
 }
 
-/// A dead letter as the API shows it.
-#[derive(Debug, Deserialize)]
-struct Letter {
-    position: u64,
-    topic: String,
-    attempts: u32,
-    message: Message,
-    dead: Option<Dead>,
-    #[serde(default)]
-    history: Vec<Attempt>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Message {
-    id: String,
-    source: String,
-    #[serde(rename = "type")]
-    kind: String,
-    data: Option<Box<RawValue>>,
-    data_base64: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Dead {
-    origin: String,
-    at: String,
-    code: String,
-    detail: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Attempt {
-    number: u32,
-    at: String,
-    outcome: String,
-    reason: String,
-    duration_us: u64,
-    digest: Option<String>,
-    log_tail: String,
-}
-
 #[derive(Debug, Deserialize)]
 struct Page {
     messages: Vec<Box<RawValue>>,
@@ -135,19 +102,18 @@ const PAGE: usize = 1000;
 const POSITIONS_MAX: usize = 1000;
 
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
-    let client = Client::new(&args.remote)?;
     match args.command {
-        Command::List { queue, max, json } => list(&client, queue.as_deref(), max, json).await,
-        Command::Show { queue, id, json } => show(&client, &queue, &id, json).await,
-        Command::Redrive { which, to, json } => {
+        Command::List { queue, max, json, remote } => list(&Client::new(&remote)?, queue.as_deref(), max, json).await,
+        Command::Show { queue, id, json, remote } => show(&Client::new(&remote)?, &queue, &id, json).await,
+        Command::Redrive { which, to, json, remote } => {
             let extra = to.map_or(json!({}), |to| json!({ "to": to }));
-            bulk(&client, "redrive", &which, &extra, json).await
+            bulk(&Client::new(&remote)?, "redrive", &which, &extra, json).await
         }
-        Command::Discard { which, yes, json } => {
+        Command::Discard { which, yes, json, remote } => {
             if which.all && !yes && !confirmed(&which.queue)? {
                 return Err(Failure::usage("nothing was deleted: it was not confirmed; --yes confirms it").into());
             }
-            bulk(&client, "discard", &which, &json!({}), json).await
+            bulk(&Client::new(&remote)?, "discard", &which, &json!({}), json).await
         }
     }
 }
@@ -218,26 +184,6 @@ async fn list(client: &Client, queue: Option<&str>, max: usize, json: bool) -> a
     Ok(())
 }
 
-/// Characters of a reason in a list.
-const REASON_SHOWN: usize = 100;
-
-fn row(letter: &Letter) -> Vec<String> {
-    let dead = |field: fn(&Dead) -> &str| letter.dead.as_ref().map_or("-", field).to_owned();
-    let detail = dead(|dead| &dead.detail);
-    let detail = detail.lines().next().unwrap_or_default();
-    let short: String = detail.chars().take(REASON_SHOWN).collect();
-    vec![
-        dead(|dead| &dead.origin),
-        letter.position.to_string(),
-        output::tame(&letter.message.id).into_owned(),
-        letter.topic.clone(),
-        letter.attempts.to_string(),
-        dead(|dead| &dead.code),
-        dead(|dead| &dead.at),
-        output::tame(&short).into_owned(),
-    ]
-}
-
 async fn find(client: &Client, queue: &str, id: &str) -> anyhow::Result<Box<RawValue>> {
     Ok(client.get(&format!("/v1/queues/{}/dead/{}", segment(queue), segment(id))).await?)
 }
@@ -249,56 +195,6 @@ async fn show(client: &Client, queue: &str, id: &str, json: bool) -> anyhow::Res
     }
     let letter: Letter = serde_json::from_str(raw.get())?;
     Ok(output::line(&text(&letter, Paint::stdout()))?)
-}
-
-fn text(letter: &Letter, paint: Paint) -> String {
-    let mut text = String::new();
-    let mut field = |name: &str, value: &str| {
-        let _ = writeln!(text, "{}  {}", paint.bold(&format!("{name:<9}")), output::tame(value));
-    };
-    field("id", &letter.message.id);
-    field("position", &letter.position.to_string());
-    field("topic", &letter.topic);
-    field("type", &letter.message.kind);
-    field("source", &letter.message.source);
-    if let Some(dead) = &letter.dead {
-        field("died in", &format!("{} at {}", dead.origin, dead.at));
-        field("because", &format!("{} ({})", dead.detail, dead.code));
-    }
-    if letter.history.is_empty() {
-        field("history", "no attempt was made");
-    }
-    for attempt in &letter.history {
-        let duration = output::duration(Duration::from_micros(attempt.duration_us));
-        let _ = writeln!(
-            text,
-            "\n{}  {}  {}  {duration}",
-            paint.bold(&format!("attempt {}", attempt.number)),
-            attempt.at,
-            paint.red(&attempt.outcome)
-        );
-        let component = attempt.digest.as_ref().map(|digest| format!("component {digest}"));
-        let lines = attempt.reason.lines().chain(attempt.log_tail.lines()).map(str::to_owned).chain(component);
-        for line in lines {
-            let _ = writeln!(text, "    {}", output::tame(&line));
-        }
-    }
-    let body = match (&letter.message.data, &letter.message.data_base64) {
-        (Some(data), _) => pretty(data),
-        (None, Some(base64)) => format!("(base64) {base64}"),
-        (None, None) => "(empty)".to_owned(),
-    };
-    let _ = write!(text, "\n{}\n{body}", paint.bold("body"));
-    text
-}
-
-/// A body as it reads best: text as it is, JSON over several lines. Control characters stay escaped in JSON.
-fn pretty(data: &RawValue) -> String {
-    match serde_json::from_str::<Value>(data.get()) {
-        Ok(Value::String(text)) => text.lines().map(|line| output::tame(line).into_owned() + "\n").collect::<String>().trim_end().to_owned(),
-        Ok(value) => serde_json::to_string_pretty(&value).unwrap_or_else(|_| data.get().to_owned()),
-        Err(_) => data.get().to_owned(),
-    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -327,7 +223,8 @@ async fn bulk(client: &Client, call: &str, which: &Which, extra: &Value, json: b
             if let Some(after) = &after {
                 body["after"] = json!(after);
             }
-            let answer: BulkAnswer = client.post(&path, &body).await.map_err(|error| so_far(call, &done, error.into()))?;
+            let answer: BulkAnswer =
+                client.post(&path, &body).await.map_err(|error| so_far(call, &done, error.into()))?;
             done.changed += answer.changed;
             done.skipped += answer.skipped;
             bar.set_position(done.changed);
@@ -344,7 +241,8 @@ async fn bulk(client: &Client, call: &str, which: &Which, extra: &Value, json: b
     let verb = if call == "redrive" { "redrove" } else { "discarded" };
     let mut line = format!("{verb} {}", output::grouped(done.changed));
     if done.skipped > 0 {
-        let _ = write!(line, ", passed over {} that are leased or have no queue to go to", output::grouped(done.skipped));
+        let _ =
+            write!(line, ", passed over {} that are leased or have no queue to go to", output::grouped(done.skipped));
     }
     Ok(output::line(&line)?)
 }
@@ -354,7 +252,10 @@ fn so_far(call: &str, done: &Done, failure: Failure) -> Failure {
         return failure;
     }
     let exit = if failure.exit == Exit::Refused { Exit::Partial } else { failure.exit };
-    Failure::new(exit, format!("{}\nbefore that, {call} changed {}; run it again for the rest", failure.message, done.changed))
+    Failure::new(
+        exit,
+        format!("{}\nbefore that, {call} changed {}; run it again for the rest", failure.message, done.changed),
+    )
 }
 
 fn merge(body: &mut Value, extra: &Value) {
@@ -371,44 +272,4 @@ async fn positions(client: &Client, which: &Which) -> anyhow::Result<Vec<Value>>
         positions.push(letter.position);
     }
     Ok(positions.chunks(POSITIONS_MAX).map(|part| json!({ "positions": part })).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dead_letter_reads_as_a_story() {
-        let letter: Letter = serde_json::from_str(
-            r#"{"position": 17, "topic": "orders.created", "attempts": 2, "accepted": "2026-01-31T12:00:00.000Z", "held": false, "leased": false,
-                "message": {"specversion": "1.0", "id": "o-1", "source": "/shop", "type": "order", "data": {"order": 7}},
-                "dead": {"origin": "orders", "at": "2026-01-31T12:00:09.000Z", "code": "max-attempts", "detail": "attempt 2 of 2 ended with retry: closed"},
-                "history": [
-                  {"number": 1, "at": "2026-01-31T12:00:00.000Z", "outcome": "retry", "reason": "closed", "duration_us": 120, "digest": null, "log_tail": ""},
-                  {"number": 2, "at": "2026-01-31T12:00:09.000Z", "outcome": "retry", "reason": "closed", "duration_us": 1200, "digest": "9f86", "log_tail": "INFO : knocked\nINFO : waited"}]}"#,
-        )
-        .expect("as the API writes it");
-        let expected = r#"id         o-1
-position   17
-topic      orders.created
-type       order
-source     /shop
-died in    orders at 2026-01-31T12:00:09.000Z
-because    attempt 2 of 2 ended with retry: closed (max-attempts)
-
-attempt 1  2026-01-31T12:00:00.000Z  retry  120 us
-    closed
-
-attempt 2  2026-01-31T12:00:09.000Z  retry  1.2 ms
-    closed
-    INFO : knocked
-    INFO : waited
-    component 9f86
-
-body
-{
-  "order": 7
-}"#;
-        assert_eq!(text(&letter, Paint::plain()), expected);
-    }
 }

@@ -1,0 +1,222 @@
+//! What the engine can do on this machine: `cargo run --release -p pelton-engine-redb --example engine_bench`.
+//!
+//! Messages of 256 B, every append and settlement synced. Prints appends a second, messages a second through append, lease
+//! and settle at several batch sizes, and what a backlog costs: time to start, memory, delivery rate.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pelton_core::clock::SystemClock;
+use pelton_core::engine::{
+    Append, Definitions, Engine, LeaseRequest, Leased, NewEntry, QueueDefinition, QueueId, Settlement, Verdict,
+};
+use pelton_core::message::{Attributes, Message};
+use pelton_core::metrics::{EngineMetrics, Metrics};
+use pelton_core::name::{QueueName, Topic};
+use pelton_core::retry::RetryPolicy;
+use pelton_engine_redb::{OpenOptions, RedbEngine, Tuning};
+
+const SECONDS: f64 = 2.0;
+const BODY_BYTES: usize = 256;
+const RUN: usize = 64;
+
+fn open(dir: &Path) -> (Arc<RedbEngine>, EngineMetrics) {
+    let metrics = Metrics::new().engine;
+    let options = OpenOptions {
+        dir: dir.to_owned(),
+        clock: Arc::new(SystemClock::new()),
+        metrics: metrics.clone(),
+        tuning: Tuning::default(),
+        seed: 1,
+    };
+    (Arc::new(RedbEngine::open(options).expect("the folder is ours")), metrics)
+}
+
+async fn define(engine: &RedbEngine) -> QueueId {
+    let name = QueueName::new("bench").expect("a name");
+    let queue = QueueDefinition { name: name.clone(), dead_letter: None, retry: RetryPolicy::default() };
+    let defined = engine.define(Definitions { queues: vec![queue] }).await.expect("defined");
+    defined.queues[&name]
+}
+
+fn entries(queue: QueueId, count: usize) -> Append {
+    let body = [7; BODY_BYTES];
+    let topic = Topic::new("bench.message").expect("a topic");
+    let entry = |number: usize| {
+        let id = number.to_string();
+        let attributes = Attributes { id: &id, source: "/bench", kind: "bench.message", ..Attributes::default() };
+        let message = Message::new(&attributes, &body).expect("valid");
+        NewEntry { queue, topic: topic.clone(), message, hops: 0, dead: None }
+    };
+    Append { entries: (0..count).map(entry).collect() }
+}
+
+/// Producers that each have one append of `batch` messages under way, until `stop`.
+fn produce(
+    engine: &Arc<RedbEngine>,
+    queue: QueueId,
+    producers: usize,
+    batch: usize,
+    stop: &Arc<AtomicBool>,
+) -> Arc<AtomicU64> {
+    let done = Arc::new(AtomicU64::new(0));
+    for _ in 0..producers {
+        let (engine, stop, done) = (Arc::clone(engine), Arc::clone(stop), Arc::clone(&done));
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                engine.append(entries(queue, batch)).await.expect("appended");
+                done.fetch_add(batch as u64, Ordering::Relaxed);
+            }
+        });
+    }
+    done
+}
+
+fn done(leased: Vec<Leased>) -> Vec<Settlement> {
+    let settle = |leased: Leased| Settlement {
+        lease: leased.token,
+        attempt: None,
+        verdict: Verdict::Done { emits: Vec::new() },
+    };
+    leased.into_iter().map(settle).collect()
+}
+
+/// Consumers that lease runs and settle each as one command, not waiting for it before the next lease.
+fn consume(engine: &Arc<RedbEngine>, queue: QueueId, consumers: usize, stop: &Arc<AtomicBool>) -> Arc<AtomicU64> {
+    let settled = Arc::new(AtomicU64::new(0));
+    for _ in 0..consumers {
+        let (engine, stop, settled) = (Arc::clone(engine), Arc::clone(stop), Arc::clone(&settled));
+        tokio::spawn(async move {
+            let want = LeaseRequest { queue, max: RUN, wait: Duration::from_millis(50), ttl: None };
+            while !stop.load(Ordering::Relaxed) {
+                let leased = engine.lease(want.clone()).await.expect("leased");
+                let results = engine.settle(done(leased)).await;
+                assert!(results.iter().all(Result::is_ok), "settled");
+                settled.fetch_add(results.len() as u64, Ordering::Relaxed);
+            }
+        });
+    }
+    settled
+}
+
+/// The rate of `counter` over some seconds after a warm-up, and commits a second meanwhile.
+async fn rate(counter: &AtomicU64, metrics: &EngineMetrics) -> (f64, f64) {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (before, commits, started) = (counter.load(Ordering::Relaxed), metrics.commits.get(), Instant::now());
+    tokio::time::sleep(Duration::from_secs_f64(SECONDS)).await;
+    let seconds = started.elapsed().as_secs_f64();
+    let count = (counter.load(Ordering::Relaxed) - before) as f64;
+    (count / seconds, (metrics.commits.get() - commits) as f64 / seconds)
+}
+
+fn memory_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+/// User and system time of the writer's thread, in seconds.
+fn writer_seconds() -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let writer = stats.filter(|stat| stat.contains("(pelton-writer)")).last().unwrap_or_default();
+    let fields: Vec<&str> = writer.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+async fn throughput(dir: &Path, producers: usize, batch: usize, consumers: usize) {
+    let (engine, metrics) = open(&dir.join(format!("t{producers}-{batch}-{consumers}")));
+    let queue = define(&engine).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let appended = produce(&engine, queue, producers, batch, &stop);
+    let settled = (consumers > 0).then(|| consume(&engine, queue, consumers, &stop));
+    let (busy, started) = (writer_seconds(), Instant::now());
+    let counter = settled.as_ref().unwrap_or(&appended);
+    let (per_second, commits) = rate(counter, &metrics).await;
+    let busy = writer_seconds() - busy;
+    let per_message = busy / started.elapsed().as_secs_f64() / per_second * 1e6;
+    let what = if consumers > 0 { "append + lease + settle" } else { "append" };
+    println!(
+        "{what:24} {producers:4} x {batch:4}: {per_second:9.0}/s, {commits:6.0} commits/s, writer {per_message:.2} us each"
+    );
+    stop.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    engine.close(Duration::from_secs(10)).await;
+}
+
+async fn drain_rate(engine: &Arc<RedbEngine>, metrics: &EngineMetrics, queue: QueueId) -> f64 {
+    let stop = Arc::new(AtomicBool::new(false));
+    let settled = consume(engine, queue, 16, &stop);
+    let (per_second, _) = rate(&settled, metrics).await;
+    stop.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    per_second
+}
+
+async fn backlog(dir: &Path, messages: usize) {
+    let dir = dir.join("backlog");
+    let (engine, _) = open(&dir);
+    let queue = define(&engine).await;
+    let started = Instant::now();
+    for _ in 0..messages / 1000 {
+        engine.append(entries(queue, 1000)).await.expect("appended");
+    }
+    let filled = started.elapsed();
+    let file_mib = std::fs::metadata(dir.join("pelton.redb")).map_or(0, |file| file.len() >> 20);
+    println!("backlog of {messages}: filled in {filled:.1?}, file {file_mib} MiB, memory {} MiB", memory_mib());
+    engine.close(Duration::from_secs(30)).await;
+    drop(engine);
+    let started = Instant::now();
+    let (engine, metrics) = open(&dir);
+    println!("  start after an orderly end: {:.1?}, memory {} MiB", started.elapsed(), memory_mib());
+    let per_second = drain_rate(&engine, &metrics, queue).await;
+    println!("  delivery from the backlog: {per_second:.0}/s, memory {} MiB", memory_mib());
+    engine.close(Duration::from_secs(30)).await;
+}
+
+/// A process that fills a queue and ends without closing it, as `kill -9` would.
+async fn unclean(dir: &Path, messages: usize) {
+    let dir = dir.join("unclean");
+    let exe = std::env::current_exe().expect("a program");
+    let status = std::process::Command::new(exe).arg("fill").arg(&dir).arg(messages.to_string()).status();
+    assert!(status.is_ok(), "the child ran");
+    let started = Instant::now();
+    let (engine, _) = open(&dir);
+    println!("start after a kill with a backlog of {messages}: {:.1?}, memory {} MiB", started.elapsed(), memory_mib());
+    engine.close(Duration::from_secs(30)).await;
+}
+
+async fn fill_and_die(dir: &Path, messages: usize) {
+    let (engine, _) = open(dir);
+    let queue = define(&engine).await;
+    for _ in 0..messages / 1000 {
+        engine.append(entries(queue, 1000)).await.expect("appended");
+    }
+    let pid = std::process::id().to_string();
+    let _ = std::process::Command::new("kill").args(["-9", &pid]).status();
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, fill, dir, messages] = arguments.as_slice()
+        && fill == "fill"
+    {
+        return fill_and_die(Path::new(dir), messages.parse().expect("a number")).await;
+    }
+    let messages = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
+    let dir = tempfile::tempdir_in(".").expect("a folder");
+    for (producers, batch) in [(1, 100), (10, 100), (64, 1), (500, 1), (10, 1000)] {
+        throughput(dir.path(), producers, batch, 0).await;
+    }
+    for (producers, batch) in [(64, 1), (500, 1), (10, 100), (4, 1000)] {
+        throughput(dir.path(), producers, batch, 16).await;
+    }
+    backlog(dir.path(), messages).await;
+    unclean(dir.path(), messages).await;
+}
