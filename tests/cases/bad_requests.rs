@@ -121,11 +121,11 @@ async fn bodies_over_the_limit() {
     {
       "code": "too-large",
       "count": 1,
-      "detail": "message 0 has a body of 1025 bytes; at most 1024 are allowed ([broker] max-message)",
+      "detail": "the body has 1025 bytes; at most 1024 are allowed ([broker] max-message)",
       "items": [
         {
           "code": "too-large",
-          "detail": "message 0 has a body of 1025 bytes; at most 1024 are allowed ([broker] max-message)",
+          "detail": "the body has 1025 bytes; at most 1024 are allowed ([broker] max-message)",
           "index": 0
         }
       ],
@@ -153,11 +153,11 @@ async fn bodies_over_the_limit() {
     {
       "code": "too-large",
       "count": 1,
-      "detail": "message 1 has a body of 1026 bytes; at most 1024 are allowed ([broker] max-message)",
+      "detail": "1 of the messages can't be accepted, so none was; message 1: the body has 1026 bytes; at most 1024 are allowed ([broker] max-message)",
       "items": [
         {
           "code": "too-large",
-          "detail": "message 1 has a body of 1026 bytes; at most 1024 are allowed ([broker] max-message)",
+          "detail": "the body has 1026 bytes; at most 1024 are allowed ([broker] max-message)",
           "index": 1
         }
       ],
@@ -179,11 +179,11 @@ async fn a_topic_that_nobody_routes() {
     {
       "code": "unroutable",
       "count": 1,
-      "detail": "no route matches topic 'order.new' of message 0; add one to [[routes]] or mend the topic",
+      "detail": "no route matches topic 'order.new'; add one to [[routes]] or mend the topic",
       "items": [
         {
           "code": "unroutable",
-          "detail": "no route matches topic 'order.new' of message 0; add one to [[routes]] or mend the topic",
+          "detail": "no route matches topic 'order.new'; add one to [[routes]] or mend the topic",
           "index": 0
         }
       ],
@@ -231,7 +231,16 @@ async fn a_guarded_broker_wants_its_token() {
     std::fs::write(&path, "open sesame\n").expect("the folder is writable");
     let broker = TestBroker::start(&toml.replace("\"token\" }", &format!("{path:?} }}"))).await;
     let reply = broker.get("/v1/queues").await;
-    insta::assert_snapshot!(shown(&broker, &reply), @"");
+    insta::assert_snapshot!(shown(&broker, &reply), @r#"
+    401 application/problem+json
+    {
+      "code": "unauthorized",
+      "detail": "send the header 'Authorization: Bearer TOKEN' with the broker's token ([http] token)",
+      "status": 401,
+      "title": "A bearer token is required",
+      "type": "urn:pelton:problem:unauthorized"
+    }
+    "#);
     let publish = || broker.post("/v1/topics/orders.new").body("x");
     assert_eq!(send(publish().bearer_auth("open sesam")).await.status, 401);
     send(publish().bearer_auth("open sesame")).await.ok();

@@ -193,6 +193,6 @@ async fn an_unknown_queue_for_the_cli() {
     insta::assert_snapshot!(masked(&output.to_string(), broker.folder()), @r"
     exit 8
     --- stderr
-    error: no route matches topic 'b' of message 0; add one to [[routes]] or mend the topic (unroutable)
+    error: no route matches topic 'b'; add one to [[routes]] or mend the topic (unroutable)
     ");
 }

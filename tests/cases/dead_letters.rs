@@ -1,5 +1,6 @@
 //! From a failing step over retries with backoff to a dead letter, and back, with the CLI's eyes and hands.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::support::TestBroker;
@@ -65,21 +66,11 @@ async fn the_history_has_every_attempt_and_the_waits_between_them_grow() {
         attempts(&dead),
         [(1, "retry", "attempt 1 of 9"), (2, "retry", "attempt 2 of 9"), (3, "retry", "attempt 3 of 9")]
     );
-    let at: Vec<u64> = dead["history"]
-        .as_array()
-        .expect("a history")
-        .iter()
-        .map(|attempt| milliseconds(attempt["at"].as_str().expect("a time")))
-        .collect();
+    let time = |attempt: &Value| attempt["at"].as_str().and_then(|at| at.parse::<Timestamp>().ok()).expect("RFC 3339");
+    let at: Vec<i64> =
+        dead["history"].as_array().expect("a history").iter().map(|attempt| time(attempt).as_millisecond()).collect();
     // What is kept is when a delivery started, in whole milliseconds: so the waits may seem 1 ms short.
     assert!(at[1] - at[0] >= 59 && at[2] - at[1] >= 119, "{at:?}");
-}
-
-/// Milliseconds of a time of today or tomorrow, `2026-01-31T12:00:00.123Z`, from a start that is the same for both.
-fn milliseconds(time: &str) -> u64 {
-    let number =
-        |from: usize, to: usize| time[from..to].parse::<u64>().unwrap_or_else(|_| panic!("'{time}' is a time"));
-    ((number(8, 10) * 24 + number(11, 13)) * 60 + number(14, 16)) * 60_000 + number(17, 19) * 1000 + number(20, 23)
 }
 
 #[tokio::test]

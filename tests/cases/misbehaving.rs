@@ -170,15 +170,11 @@ timeout = "2s"
 #[tokio::test]
 async fn endless_loops_do_not_slow_other_consumers_down() {
     let broker = TestBroker::start(BURNING).await;
-    for _ in 0..160 {
-        broker.publish("spin", "1").await;
-    }
+    broker.publish_many("spin", 160, json!(1)).await;
     for queue in ["spin-a", "spin-b"] {
         broker.counts(queue, "leased", 16).await;
     }
-    for _ in 0..200 {
-        broker.publish("work", "1").await;
-    }
+    broker.publish_many("work", 200, json!(1)).await;
     broker.holds("sink", 200).await;
     for queue in ["spin-a", "spin-b"] {
         let left = broker.depth(queue).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{TestBroker, ids, try_send, without_consumers};
+use crate::support::{BOUND, TestBroker, eventually, ids, try_send, without_consumers};
 
 /// `slow` sleeps as many milliseconds as the body says, on a queue that its messages do not leave otherwise.
 const SLOW: &str = r#"
@@ -25,13 +25,22 @@ concurrency = 4
 timeout = "20s"
 "#;
 
+/// Waits until `count` messages of `slow` are being handled. A message counts as leased a moment before its delivery begins,
+/// and would then be given back; one that has been there for so long has begun.
+async fn running(broker: &TestBroker, count: u64) {
+    eventually(&format!("{count} deliveries run"), BOUND, async || {
+        let queue = broker.queue("slow").await;
+        let is_begun = queue["oldest_age_ms"].as_u64().is_some_and(|age| age >= 500);
+        if queue["leased"] == json!(count) && is_begun { Ok(()) } else { Err(queue) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn sigterm_lets_running_deliveries_finish_and_keeps_the_rest() {
     let mut broker = TestBroker::start(SLOW).await;
-    for _ in 0..12 {
-        broker.publish("slow", "1500").await;
-    }
-    broker.counts("slow", "leased", 4).await;
+    broker.publish_many("slow", 12, json!(2500)).await;
+    running(&broker, 4).await;
     broker.sigterm();
     let status = broker.ended().await;
     assert_eq!(status.code(), Some(0), "{}", broker.said());
@@ -53,7 +62,7 @@ async fn sigterm_lets_running_deliveries_finish_and_keeps_the_rest() {
 async fn while_it_stops_nothing_new_is_accepted() {
     let mut broker = TestBroker::start(SLOW).await;
     broker.publish("slow", "3000").await;
-    broker.counts("slow", "leased", 1).await;
+    running(&broker, 1).await;
     broker.sigterm();
     // A delivery runs for 3 s, so the process is there; publishes are answered no, or not at all, before it ends.
     let api = broker.api();

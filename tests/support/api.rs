@@ -84,6 +84,12 @@ impl Api {
         request.header("content-type", "application/cloudevents-batch+json").body(body)
     }
 
+    /// Publishes `count` messages with this data, in one request.
+    pub(crate) async fn publish_many(&self, topic: &str, count: usize, data: Value) {
+        let events: Vec<Value> = (0..count).map(|number| event(&format!("m-{number}"), data.clone())).collect();
+        send(self.batch(topic, &events)).await.ok();
+    }
+
     /// What `GET /v1/queues/QUEUE` says.
     pub(crate) async fn queue(&self, queue: &str) -> Value {
         self.get(&format!("/v1/queues/{queue}")).await.ok()

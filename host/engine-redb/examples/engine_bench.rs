@@ -1,7 +1,8 @@
 //! What the engine can do on this machine: `cargo run --release -p pelton-engine-redb --example engine_bench`.
 //!
 //! Messages of 256 B, every append and settlement synced. Prints appends a second, messages a second through append, lease
-//! and settle at several batch sizes, and what a backlog costs: time to start, memory, delivery rate.
+//! and settle at several batch sizes, and what a backlog costs: time to start, memory, delivery rate. With arguments:
+//! `rates` (only the rates), `rate PRODUCERS BATCH CONSUMERS`, `backlog MESSAGES` (only the backlog).
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -62,18 +63,19 @@ fn produce(
     producers: usize,
     batch: usize,
     stop: &Arc<AtomicBool>,
-) -> Arc<AtomicU64> {
+) -> Running {
     let done = Arc::new(AtomicU64::new(0));
+    let mut tasks = Vec::new();
     for _ in 0..producers {
         let (engine, stop, done) = (Arc::clone(engine), Arc::clone(stop), Arc::clone(&done));
-        tokio::spawn(async move {
+        tasks.push(tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 engine.append(entries(queue, batch)).await.expect("appended");
                 done.fetch_add(batch as u64, Ordering::Relaxed);
             }
-        });
+        }));
     }
-    done
+    Running { count: done, tasks }
 }
 
 fn done(leased: Vec<Leased>) -> Vec<Settlement> {
@@ -85,12 +87,13 @@ fn done(leased: Vec<Leased>) -> Vec<Settlement> {
     leased.into_iter().map(settle).collect()
 }
 
-/// Consumers that lease runs and settle each as one command, not waiting for it before the next lease.
-fn consume(engine: &Arc<RedbEngine>, queue: QueueId, consumers: usize, stop: &Arc<AtomicBool>) -> Arc<AtomicU64> {
+/// Consumers that lease a run and settle it as one command, until `stop`.
+fn consume(engine: &Arc<RedbEngine>, queue: QueueId, consumers: usize, stop: &Arc<AtomicBool>) -> Running {
     let settled = Arc::new(AtomicU64::new(0));
+    let mut tasks = Vec::new();
     for _ in 0..consumers {
         let (engine, stop, settled) = (Arc::clone(engine), Arc::clone(stop), Arc::clone(&settled));
-        tokio::spawn(async move {
+        tasks.push(tokio::spawn(async move {
             let want = LeaseRequest { queue, max: RUN, wait: Duration::from_millis(50), ttl: None };
             while !stop.load(Ordering::Relaxed) {
                 let leased = engine.lease(want.clone()).await.expect("leased");
@@ -98,9 +101,23 @@ fn consume(engine: &Arc<RedbEngine>, queue: QueueId, consumers: usize, stop: &Ar
                 assert!(results.iter().all(Result::is_ok), "settled");
                 settled.fetch_add(results.len() as u64, Ordering::Relaxed);
             }
-        });
+        }));
     }
-    settled
+    Running { count: settled, tasks }
+}
+
+/// Tasks at work and what they have done.
+struct Running {
+    count: Arc<AtomicU64>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Running {
+    async fn end(self) {
+        for task in self.tasks {
+            task.await.expect("no task panicked");
+        }
+    }
 }
 
 /// The rate of `counter` over some seconds after a warm-up, and commits a second meanwhile.
@@ -133,10 +150,10 @@ async fn throughput(dir: &Path, producers: usize, batch: usize, consumers: usize
     let (engine, metrics) = open(&dir.join(format!("t{producers}-{batch}-{consumers}")));
     let queue = define(&engine).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let appended = produce(&engine, queue, producers, batch, &stop);
-    let settled = (consumers > 0).then(|| consume(&engine, queue, consumers, &stop));
+    let producing = produce(&engine, queue, producers, batch, &stop);
+    let consuming = consume(&engine, queue, consumers, &stop);
     let (busy, started) = (writer_seconds(), Instant::now());
-    let counter = settled.as_ref().unwrap_or(&appended);
+    let counter = if consumers > 0 { &consuming.count } else { &producing.count };
     let (per_second, commits) = rate(counter, &metrics).await;
     let busy = writer_seconds() - busy;
     let per_message = busy / started.elapsed().as_secs_f64() / per_second * 1e6;
@@ -145,78 +162,98 @@ async fn throughput(dir: &Path, producers: usize, batch: usize, consumers: usize
         "{what:24} {producers:4} x {batch:4}: {per_second:9.0}/s, {commits:6.0} commits/s, writer {per_message:.2} us each"
     );
     stop.store(true, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    producing.end().await;
+    consuming.end().await;
     engine.close(Duration::from_secs(10)).await;
 }
 
 async fn drain_rate(engine: &Arc<RedbEngine>, metrics: &EngineMetrics, queue: QueueId) -> f64 {
     let stop = Arc::new(AtomicBool::new(false));
-    let settled = consume(engine, queue, 16, &stop);
-    let (per_second, _) = rate(&settled, metrics).await;
+    let consuming = consume(engine, queue, 16, &stop);
+    let (per_second, _) = rate(&consuming.count, metrics).await;
     stop.store(true, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    consuming.end().await;
     per_second
 }
 
-async fn backlog(dir: &Path, messages: usize) {
-    let dir = dir.join("backlog");
-    let (engine, _) = open(&dir);
-    let queue = define(&engine).await;
-    let started = Instant::now();
+async fn fill(engine: &RedbEngine, messages: usize) -> QueueId {
+    let queue = define(engine).await;
     for _ in 0..messages / 1000 {
         engine.append(entries(queue, 1000)).await.expect("appended");
     }
-    let filled = started.elapsed();
-    let file_mib = std::fs::metadata(dir.join("pelton.redb")).map_or(0, |file| file.len() >> 20);
-    println!("backlog of {messages}: filled in {filled:.1?}, file {file_mib} MiB, memory {} MiB", memory_mib());
-    engine.close(Duration::from_secs(30)).await;
-    drop(engine);
+    queue
+}
+
+/// Fills a queue and ends without closing it, as `kill -9` would.
+async fn fill_and_die(dir: &Path, messages: usize) {
+    let (engine, _) = open(dir);
     let started = Instant::now();
-    let (engine, metrics) = open(&dir);
-    println!("  start after an orderly end: {:.1?}, memory {} MiB", started.elapsed(), memory_mib());
+    fill(&engine, messages).await;
+    let file_mib = std::fs::metadata(dir.join("pelton.redb")).map_or(0, |file| file.len() >> 20);
+    println!(
+        "backlog of {messages}: filled in {:.1?}, file {file_mib} MiB, memory {} MiB",
+        started.elapsed(),
+        memory_mib()
+    );
+    let pid = std::process::id().to_string();
+    let _ = std::process::Command::new("kill").args(["-9", &pid]).status();
+}
+
+/// Opens a backlog and delivers from it.
+async fn start(dir: &Path, after: &str) {
+    let started = Instant::now();
+    let (engine, metrics) = open(dir);
+    println!("  start after {after}: {:.1?}, memory {} MiB", started.elapsed(), memory_mib());
+    let queue = define(&engine).await;
     let per_second = drain_rate(&engine, &metrics, queue).await;
     println!("  delivery from the backlog: {per_second:.0}/s, memory {} MiB", memory_mib());
     engine.close(Duration::from_secs(30)).await;
 }
 
-/// A process that fills a queue and ends without closing it, as `kill -9` would.
-async fn unclean(dir: &Path, messages: usize) {
-    let dir = dir.join("unclean");
+/// Runs this program again, so that memory is that of one thing alone.
+fn again(arguments: &[&str]) {
     let exe = std::env::current_exe().expect("a program");
-    let status = std::process::Command::new(exe).arg("fill").arg(&dir).arg(messages.to_string()).status();
+    let status = std::process::Command::new(exe).args(arguments).status();
     assert!(status.is_ok(), "the child ran");
-    let started = Instant::now();
-    let (engine, _) = open(&dir);
-    println!("start after a kill with a backlog of {messages}: {:.1?}, memory {} MiB", started.elapsed(), memory_mib());
-    engine.close(Duration::from_secs(30)).await;
 }
 
-async fn fill_and_die(dir: &Path, messages: usize) {
-    let (engine, _) = open(dir);
-    let queue = define(&engine).await;
-    for _ in 0..messages / 1000 {
-        engine.append(entries(queue, 1000)).await.expect("appended");
-    }
-    let pid = std::process::id().to_string();
-    let _ = std::process::Command::new("kill").args(["-9", &pid]).status();
+fn backlog(dir: &Path, messages: &str) {
+    let dir = dir.join("backlog");
+    let dir = dir.to_string_lossy();
+    again(&["fill-and-die", &dir, messages]);
+    again(&["start", &dir, "a kill"]);
+    again(&["start", &dir, "an orderly end"]);
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let [_, fill, dir, messages] = arguments.as_slice()
-        && fill == "fill"
-    {
-        return fill_and_die(Path::new(dir), messages.parse().expect("a number")).await;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let number = |text: &str| text.parse::<usize>().expect("a number");
+    match arguments.as_slice() {
+        ["fill-and-die", dir, messages] => return fill_and_die(Path::new(dir), number(messages)).await,
+        ["start", dir, after] => return start(Path::new(dir), after).await,
+        _ => {}
     }
-    let messages = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
     let dir = tempfile::tempdir_in(".").expect("a folder");
+    match arguments.as_slice() {
+        ["rate", producers, batch, consumers] => {
+            throughput(dir.path(), number(producers), number(batch), number(consumers)).await;
+        }
+        ["backlog", messages] => backlog(dir.path(), messages),
+        ["rates"] => rates(dir.path()).await,
+        _ => {
+            rates(dir.path()).await;
+            backlog(dir.path(), "1000000");
+        }
+    }
+}
+
+async fn rates(dir: &Path) {
     for (producers, batch) in [(1, 100), (10, 100), (64, 1), (500, 1), (10, 1000)] {
-        throughput(dir.path(), producers, batch, 0).await;
+        throughput(dir, producers, batch, 0).await;
     }
-    for (producers, batch) in [(64, 1), (500, 1), (10, 100), (4, 1000)] {
-        throughput(dir.path(), producers, batch, 16).await;
+    for (producers, batch) in [(64, 1), (500, 1), (10, 100), (10, 1000)] {
+        throughput(dir, producers, batch, 16).await;
     }
-    backlog(dir.path(), messages).await;
-    unclean(dir.path(), messages).await;
 }

@@ -101,7 +101,7 @@ impl RedbEngine {
         let (health_sender, health) = watch::channel(Health::Ready);
         let end = Arc::new(End::default());
         let outlets = Outlets { metrics, board: Arc::clone(&board), health: health_sender, end: Arc::clone(&end) };
-        let writer = Writer::new(store, clock, &tuning, receiver, outlets);
+        let writer = Writer::new(store, clock, tuning.clone(), receiver, outlets);
         let thread = std::thread::Builder::new()
             .name("pelton-writer".to_owned())
             .spawn(move || writer.run())

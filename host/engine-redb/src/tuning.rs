@@ -41,6 +41,13 @@ pub struct Tuning {
     pub batch_commands: usize,
     /// A batch that has this many messages is closed.
     pub batch_messages: usize,
+    /// After a batch of more writing commands than this, the writer waits for about as many to come again before it
+    /// commits: those that it just answered are on their way back.
+    pub gather_from: usize,
+    /// How long it waits for them at most.
+    pub gather: Duration,
+    /// How many it waits for at most.
+    pub gather_max: usize,
     /// Bytes of appends that may wait for the writer; further callers wait for room.
     pub backlog_bytes: usize,
     /// From this file size on, in bytes, every commit records redb's allocator state, so that opening after a crash
@@ -77,6 +84,9 @@ impl Default for Tuning {
             page_bytes: 8 << 20,
             batch_commands: 4096,
             batch_messages: 8192,
+            gather_from: 16,
+            gather: Duration::from_micros(300),
+            gather_max: 256,
             backlog_bytes: 64 << 20,
             quick_repair_bytes: 1 << 30,
             idle: Duration::from_secs(1),

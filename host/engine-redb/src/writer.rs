@@ -95,27 +95,47 @@ pub(crate) struct Writer {
     clock: Arc<dyn Clock>,
     receiver: mpsc::Receiver<Message>,
     outlets: Outlets,
-    commands_max: usize,
-    messages_max: usize,
-    tick: Duration,
+    tuning: Tuning,
+    /// Writing commands that are worth waiting for.
+    expected: usize,
 }
 
 /// What one turn of the loop found to do.
+#[derive(Default)]
 struct Batch {
     commands: Vec<Command<Address>>,
     close: Option<Option<oneshot::Sender<()>>>,
+    messages: usize,
+    /// Commands that need a commit.
+    writes: usize,
+}
+
+impl Batch {
+    fn push(&mut self, message: Message) {
+        match message {
+            Message::Command(command) => {
+                self.messages += command.request.messages();
+                self.writes += usize::from(matches!(command.request, Request::Append(_) | Request::Settle(_)));
+                self.commands.push(command);
+            }
+            Message::GiveBack(tokens) => {
+                let request = Request::Release(tokens);
+                self.commands.push(Command { ticket: Address::nobody(), request });
+            }
+            Message::Close(answer) => self.close = Some(answer),
+        }
+    }
 }
 
 impl Writer {
     pub(crate) fn new(
         store: Store<Address>,
         clock: Arc<dyn Clock>,
-        tuning: &Tuning,
+        tuning: Tuning,
         receiver: mpsc::Receiver<Message>,
         outlets: Outlets,
     ) -> Self {
-        let (commands_max, messages_max) = (tuning.batch_commands.max(1), tuning.batch_messages.max(1));
-        Self { store, clock, receiver, outlets, commands_max, messages_max, tick: tuning.tick }
+        Self { store, clock, receiver, outlets, tuning, expected: 0 }
     }
 
     /// Runs until closed, or until a panic that leaves nothing to go on with.
@@ -138,7 +158,7 @@ impl Writer {
     fn serve(&mut self) -> Option<oneshot::Sender<()>> {
         self.outlets.board.publish(self.store.take_changed_counts());
         loop {
-            let Batch { commands, close } = self.gather();
+            let Batch { commands, close, .. } = self.gather();
             self.apply(commands);
             if let Some(answer) = close {
                 let mut replies = Vec::new();
@@ -154,37 +174,34 @@ impl Writer {
         Now { wall: self.clock.wall(), monotonic: self.clock.monotonic() }
     }
 
-    /// Waits for a message or for the store's next deadline, then takes what else is there.
-    fn gather(&self) -> Batch {
-        let mut batch = Batch { commands: Vec::new(), close: None };
+    /// Waits for a message or for the store's next deadline, then takes what else is there or about to come.
+    fn gather(&mut self) -> Batch {
+        let mut batch = Batch::default();
         // The clocks may be stepped or not be the system's, so that a long wait is cut into ticks.
         let first = match self.store.next_deadline(self.now()) {
             Some(Duration::ZERO) => self.receiver.try_recv().ok(),
-            Some(wait) => self.receiver.recv_timeout(wait.min(self.tick)).ok(),
+            Some(wait) => self.receiver.recv_timeout(wait.min(self.tuning.tick)).ok(),
             None => Some(self.receiver.recv().unwrap_or(Message::Close(None))),
         };
-        let mut messages = 0;
-        let mut next = first;
-        while let Some(message) = next {
-            match message {
-                Message::Command(command) => {
-                    messages += command.request.messages();
-                    batch.commands.push(command);
-                }
-                Message::GiveBack(tokens) => {
-                    let request = Request::Release(tokens);
-                    batch.commands.push(Command { ticket: Address::nobody(), request });
-                }
-                Message::Close(answer) => {
-                    batch.close = Some(answer);
-                    break;
-                }
+        let Some(first) = first else { return batch };
+        batch.push(first);
+        let started = self.clock.monotonic();
+        while batch.close.is_none()
+            && batch.messages < self.tuning.batch_messages
+            && batch.commands.len() < self.tuning.batch_commands
+        {
+            let next = self.receiver.try_recv().ok().or_else(|| {
+                let left = self.tuning.gather.saturating_sub(self.clock.monotonic().since(started));
+                let worth_it = batch.writes < self.expected && !left.is_zero();
+                worth_it.then(|| self.receiver.recv_timeout(left).ok()).flatten()
+            });
+            match next {
+                Some(message) => batch.push(message),
+                None => break,
             }
-            if messages >= self.messages_max || batch.commands.len() >= self.commands_max {
-                break;
-            }
-            next = self.receiver.try_recv().ok();
         }
+        let many = batch.writes > self.tuning.gather_from;
+        self.expected = if many { batch.writes.min(self.tuning.gather_max) } else { 0 };
         batch
     }
 

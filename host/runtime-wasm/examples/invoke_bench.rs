@@ -19,29 +19,26 @@ use crate::support::{delivery, guest, limits, spec};
 async fn main() {
     let mut arguments = std::env::args().skip(1);
     let count = arguments.next().map_or(50_000, |count| count.parse::<u32>().expect("a number of deliveries"));
-    let component = arguments.next().map_or_else(|| guest("runtime_guest"), PathBuf::from);
+    let component = arguments.next().map_or_else(|| guest("examples/plain"), PathBuf::from);
     let runtime = WasmRuntime::new(RuntimeOptions::default()).expect("a runtime");
     let started = Instant::now();
     let handler = runtime.load(spec(component, limits())).await.expect("it loads");
     println!("load: {:?}", started.elapsed());
     let small = vec![b'a'; 100];
-    let cases = [
-        ("100 B", small.clone()),
-        ("10 kB", vec![b'a'; 10_000]),
-        ("log", b"describe".to_vec()),
-        ("print", b"mixed".to_vec()),
-    ];
+    let tester = runtime.load(spec(guest("runtime_guest"), limits())).await.expect("it loads");
     time(&handler, &small, count).await;
-    for (name, data) in cases {
-        println!("{name}: {:?} per delivery", time(&handler, &data, count).await);
-    }
+    println!("100 B: {:?} per delivery", time(&handler, &small, count).await);
+    println!("10 kB: {:?} per delivery", time(&handler, &[b'a'; 10_000], count).await);
+    println!("larger guest: {:?} per delivery", time(&tester, b"", count).await);
+    println!("larger guest, three lines of output: {:?} per delivery", time(&tester, b"mixed", count).await);
+    println!("larger guest, an emit: {:?} per delivery", time(&tester, b"emit-quietly", count).await);
     for tasks in [2, 16] {
         println!("100 B, {tasks} tasks: {:.0} deliveries/s", rate(&handler, &small, count, tasks).await);
     }
     let endless: Vec<_> = (0..200)
         .map(|_| {
-            let handler = Arc::clone(&handler);
-            tokio::spawn(async move { handler.invoke(delivery(b"spin")).await })
+            let tester = Arc::clone(&tester);
+            tokio::spawn(async move { tester.invoke(delivery(b"spin")).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(600)).await;

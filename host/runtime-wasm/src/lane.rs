@@ -9,9 +9,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+/// After how many turns of a delivery the executor's sockets and timers are looked at.
+const SLICES_PER_LOOK: u32 = 4;
 
 /// Which consumer a turn is for, so that consumers take turns with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,12 +107,14 @@ pub(crate) struct Turn {
     id: u64,
     /// Whether it ever asked for a turn: most never do, and then no lock is taken for them.
     asked: AtomicBool,
+    /// How many turns it has had.
+    slices: AtomicU32,
 }
 
 impl Turn {
     pub(crate) fn new(lane: &Arc<Lane>, share: Share) -> Self {
         let id = lane.next_turn.fetch_add(1, Ordering::Relaxed);
-        Self { lane: Arc::clone(lane), share, id, asked: AtomicBool::new(false) }
+        Self { lane: Arc::clone(lane), share, id, asked: AtomicBool::new(false), slices: AtomicU32::new(0) }
     }
 
     /// Gives back the turn, or the place in the queue, if there is one.
@@ -171,13 +177,32 @@ impl Drop for Turn {
     }
 }
 
-/// Waits for `shared`'s turn, and lets the executor see to everything else first, also where a turn is free: without that,
-/// an executor with nothing but endless loops to run would hardly ever look at its sockets and timers.
+/// Waits for `shared`'s turn, and lets the executor see to others first, also where a turn is free.
+///
+/// Mostly that means whoever is ready to run. Now and then it means the executor's sockets and timers, which it would hardly
+/// look at as long as endless loops keep it busy; always would be too often, since that wait grows with the number of tasks.
 pub(crate) async fn acquire<T: AsRef<Turn>>(shared: Arc<T>) {
     let turn = (*shared).as_ref();
     poll_fn(|cx| turn.poll_granted(cx)).await;
-    tokio::task::yield_now().await;
+    if turn.slices.fetch_add(1, Ordering::Relaxed).is_multiple_of(SLICES_PER_LOOK) {
+        tokio::task::yield_now().await;
+    } else {
+        queue_again().await;
+    }
     turn.hold();
+}
+
+/// Pending once, and ready to be polled again after everything that is ready now.
+async fn queue_again() {
+    let mut queued = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut queued, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]

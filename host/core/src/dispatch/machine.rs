@@ -134,7 +134,6 @@ impl Machine {
     }
 
     fn pump(&mut self, actions: &mut Vec<Action>) {
-        self.units.retain(|_, unit| unit.permits > 0 || unit.is_busy());
         let order: Vec<UnitId> = {
             let behind = self.units.range((std::ops::Bound::Excluded(self.last_served), std::ops::Bound::Unbounded));
             behind.chain(self.units.range(..=self.last_served)).map(|(id, _)| *id).collect()
@@ -162,6 +161,7 @@ impl Machine {
                 actions.push(Action::Lease(id, messages));
             }
         }
+        self.units.retain(|_, unit| unit.permits > 0 || unit.is_busy());
     }
 }
 

@@ -3,6 +3,8 @@
 //! A failure prints its seed; `PELTON_SIM_SEED=N cargo test -p pelton-engine-redb simulation` runs that one alone, and
 //! `PELTON_SIM_RUNS=N` runs more of them.
 
+mod ask;
+mod check;
 mod disk;
 mod model;
 mod shell;

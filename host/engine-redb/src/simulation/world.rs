@@ -1,36 +1,36 @@
 //! A store on a bad disk, and a caller who knows what it should answer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
 use pelton_core::clock::{Monotonic, WallMs};
 use pelton_core::engine::{
-    Attempt, Browse, Bulk, BulkAction, Cursor, DeadCode, DeadReason, Definitions, EngineError, Health, LeaseRequest,
-    LeaseToken, QueueCounts, QueueDefinition, QueueId, RequestError, Select, SettleError, Settlement, Verdict,
+    Browse, Bulk, BulkAction, Cursor, Definitions, Health, LeaseRequest, LeaseToken, QueueCounts, QueueDefinition,
+    QueueId, Select, Settlement, Verdict,
 };
 use pelton_core::name::QueueName;
 use pelton_core::retry::RetryPolicy;
 
 use super::disk::{Faults, SimDisk};
-use super::model::{COPIES, Change, Entry, Id, Model, Place, identify, message, new_entry, seen};
+use super::model::{Change, Entry, Id, Model, Place, identify, seen};
 use crate::command::{Command, Now, Reply, Request, Ticket};
-use crate::prepare::{prepare, prepare_settlement};
+use crate::prepare::prepare_settlement;
 use crate::store::Store;
 use crate::tables::HELD;
 use crate::tuning::Tuning;
 
 /// Names, their dead-letter queues and most attempts.
-const QUEUES: [(&str, Option<&str>, u32); 4] =
+pub(super) const QUEUES: [(&str, Option<&str>, u32); 4] =
     [("dead", None, 2), ("first", Some("dead"), 2), ("second", None, 3), ("third", Some("dead"), 1)];
 /// Reopenings in a row after which the disk must be good again.
 const REOPEN_TRIES: usize = 50;
 
 /// The address of a reply: a number, and whether anybody listens.
 #[derive(Debug, Clone, Copy)]
-struct Caller {
-    number: u64,
-    listens: bool,
+pub(super) struct Caller {
+    pub(super) number: u64,
+    pub(super) listens: bool,
 }
 
 impl Ticket for Caller {
@@ -41,7 +41,7 @@ impl Ticket for Caller {
 
 /// What was asked under a number.
 #[derive(Debug)]
-enum Asked {
+pub(super) enum Asked {
     Append(Change),
     Settle(Vec<(LeaseToken, Option<Change>)>),
     Lease { queue: u32, max: usize, ttl: Option<Duration> },
@@ -51,29 +51,29 @@ enum Asked {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Held {
-    token: LeaseToken,
-    ends: Option<Monotonic>,
+pub(super) struct Held {
+    pub(super) token: LeaseToken,
+    pub(super) ends: Option<Monotonic>,
 }
 
 pub(super) struct World {
-    random: fastrand::Rng,
-    disk: SimDisk,
-    tuning: Tuning,
-    store: Option<Store<Caller>>,
-    now: Now,
+    pub(super) random: fastrand::Rng,
+    pub(super) disk: SimDisk,
+    pub(super) tuning: Tuning,
+    pub(super) store: Option<Store<Caller>>,
+    pub(super) now: Now,
     /// The latest that the wall clock ever showed.
-    latest: WallMs,
-    model: Model,
-    leases: BTreeMap<Id, Held>,
+    pub(super) latest: WallMs,
+    pub(super) model: Model,
+    pub(super) leases: BTreeMap<Id, Held>,
     /// Tokens that were once good.
-    spent: Vec<LeaseToken>,
-    asked: BTreeMap<u64, Asked>,
-    give_back: Vec<LeaseToken>,
-    board: BTreeMap<u32, QueueCounts>,
-    next_message: u64,
-    next_caller: u64,
-    trace: DefaultHasher,
+    pub(super) spent: Vec<LeaseToken>,
+    pub(super) asked: BTreeMap<u64, Asked>,
+    pub(super) give_back: Vec<LeaseToken>,
+    pub(super) board: BTreeMap<u32, QueueCounts>,
+    pub(super) next_message: u64,
+    pub(super) next_caller: u64,
+    pub(super) trace: DefaultHasher,
     /// How often each thing happened: a simulation that never crashes proves nothing.
     pub(super) seen: BTreeMap<&'static str, u64>,
 }
@@ -104,7 +104,7 @@ fn small_tuning(random: &mut fastrand::Rng) -> Tuning {
     }
 }
 
-fn number_of(name: &str) -> u32 {
+pub(super) fn number_of(name: &str) -> u32 {
     let at = QUEUES.iter().position(|(known, _, _)| *known == name);
     at.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX)
 }
@@ -149,7 +149,7 @@ impl World {
         Ok(world)
     }
 
-    fn count(&mut self, what: &'static str) {
+    pub(super) fn count(&mut self, what: &'static str) {
         *self.seen.entry(what).or_insert(0) += 1;
     }
 
@@ -202,170 +202,12 @@ impl World {
         self.disk.set_faults(faults);
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         self.now
     }
 
-    fn caller(&mut self, asked: Asked) -> Caller {
-        self.next_caller += 1;
-        self.asked.insert(self.next_caller, asked);
-        Caller { number: self.next_caller, listens: self.random.f64() < 0.95 }
-    }
-
-    fn queue(&mut self) -> u32 {
-        self.random.u32(..QUEUES.len() as u32)
-    }
-
-    fn command(&mut self, used: &mut BTreeSet<Id>) -> Command<Caller> {
-        let free: Vec<Id> = self.leases.keys().copied().filter(|id| !used.contains(id)).collect();
-        match self.random.usize(..10) {
-            0..=2 => self.ask_append(),
-            3..=5 => self.ask_lease(),
-            6..=7 if !free.is_empty() => self.ask_settle(&free, used),
-            8 if !free.is_empty() => {
-                let id = self.random.choice(free).expect("there are some");
-                used.insert(id);
-                let token = self.leases[&id].token;
-                if self.random.bool() {
-                    let by = Duration::from_millis(self.random.u64(1..1000));
-                    let ticket = self.caller(Asked::Extend(token, by));
-                    return Command { ticket, request: Request::Extend(vec![(token, by)]) };
-                }
-                let ticket = self.caller(Asked::Release(vec![token]));
-                Command { ticket, request: Request::Release(vec![token]) }
-            }
-            9 if !self.spent.is_empty() => {
-                let token = self.random.choice(self.spent.clone()).expect("there are some");
-                let settlement =
-                    Settlement { lease: token, attempt: None, verdict: Verdict::Done { emits: Vec::new() } };
-                let ticket = self.caller(Asked::Settle(vec![(token, None)]));
-                let prepared = prepare_settlement(settlement, &self.tuning);
-                Command { ticket, request: Request::Settle(vec![prepared]) }
-            }
-            _ => self.ask_lease(),
-        }
-    }
-
-    /// New messages, some to several queues, some dead from the start; and what they will be.
-    fn new_messages(&mut self, most: usize) -> (Vec<pelton_core::engine::NewEntry>, Change) {
-        let (mut entries, mut change) = (Vec::new(), Change::new());
-        for _ in 0..self.random.usize(..=most) {
-            let first = self.next_message * COPIES;
-            self.next_message += 1;
-            let shared = message(first);
-            for copy in 0..[1, 1, 2, 3][self.random.usize(..4)] {
-                let (id, queue) = (first + copy, self.queue());
-                let dead = self.random.f64() < 0.1;
-                let reason = DeadReason { code: DeadCode::RouteFailed, detail: "it could not be routed".to_owned() };
-                entries.push(new_entry(id, queue, &shared, dead.then_some(reason)));
-                let entry = Entry::ready(queue);
-                change.push((id, Some(if dead { self.died(&entry) } else { entry })));
-            }
-        }
-        (entries, change)
-    }
-
-    /// Where an entry is after it died, its attempts as they were.
-    fn died(&self, entry: &Entry) -> Entry {
-        let origin = Some(entry.origin.unwrap_or(entry.queue));
-        match QUEUES[entry.queue as usize].1 {
-            Some(dead_letter) => Entry { queue: number_of(dead_letter), place: Place::Ready, origin, ..entry.clone() },
-            None => Entry { place: Place::Due(HELD), origin, ..entry.clone() },
-        }
-    }
-
-    fn ask_append(&mut self) -> Command<Caller> {
-        let (entries, change) = self.new_messages(4);
-        let prepared = prepare(entries, &self.tuning);
-        Command { ticket: self.caller(Asked::Append(change)), request: Request::Append(prepared) }
-    }
-
-    fn ask_lease(&mut self) -> Command<Caller> {
-        let (queue, max) = (self.queue(), self.random.usize(1..6));
-        let wait = Duration::from_millis([0, self.random.u64(..500)][self.random.usize(..2)]);
-        let ttl = self.random.bool().then(|| Duration::from_millis(self.random.u64(1..800)));
-        let request = Request::Lease(LeaseRequest { queue: QueueId(queue), max, wait, ttl });
-        Command { ticket: self.caller(Asked::Lease { queue, max, ttl }), request }
-    }
-
-    fn ask_settle(&mut self, free: &[Id], used: &mut BTreeSet<Id>) -> Command<Caller> {
-        let (mut batch, mut asked) = (Vec::new(), Vec::new());
-        for id in free.iter().take(self.random.usize(1..4)).copied() {
-            used.insert(id);
-            let (settlement, change) = self.settlement(id);
-            asked.push((settlement.lease, Some(change)));
-            let twice = self.random.f64() < 0.05;
-            batch.push(prepare_settlement(settlement.clone(), &self.tuning));
-            if twice {
-                asked.push((settlement.lease, None));
-                batch.push(prepare_settlement(settlement, &self.tuning));
-            }
-        }
-        Command { ticket: self.caller(Asked::Settle(asked)), request: Request::Settle(batch) }
-    }
-
-    fn settlement(&mut self, id: Id) -> (Settlement, Change) {
-        let lease = self.leases[&id].token;
-        let entry = self.model.entries[&id].clone();
-        let attempt = self.random.bool().then(|| Attempt {
-            number: lease.attempt,
-            at_ms: self.now.wall.0,
-            outcome: "retry".to_owned(),
-            reason: "so".to_owned(),
-            duration_us: 1,
-            digest: None,
-            log_tail: String::new(),
-        });
-        let history = (entry.history + u32::from(attempt.is_some())).min(self.tuning.attempts_kept);
-        let counted = Entry { attempts: entry.attempts + 1, history, ..entry };
-        match self.random.usize(..4) {
-            0 => {
-                let ms = self.random.u64(..2000);
-                let at = WallMs(self.now.wall.0 + ms - 200);
-                let moved = Entry { place: Place::Due(at.0), ..counted };
-                (Settlement { lease, attempt, verdict: Verdict::Again { at } }, vec![(id, Some(moved))])
-            }
-            1 => {
-                let reason = DeadReason { code: DeadCode::Rejected, detail: "no".to_owned() };
-                let dead = self.died(&counted);
-                (Settlement { lease, attempt, verdict: Verdict::Dead { reason } }, vec![(id, Some(dead))])
-            }
-            _ => {
-                let (emits, mut change) = self.new_messages(2);
-                change.push((id, None));
-                (Settlement { lease, attempt: None, verdict: Verdict::Done { emits } }, change)
-            }
-        }
-    }
-
-    /// All messages of a queue are discarded or redriven, in one step; a batch of its own.
-    fn ask_bulk(&mut self) -> Result<(), String> {
-        let queue = self.queue();
-        let target = self.random.bool().then(|| self.queue());
-        let discard = self.random.bool();
-        let action = if discard { BulkAction::Discard } else { BulkAction::Redrive(target.map(QueueId)) };
-        let (mut change, mut skipped) = (Change::new(), 0);
-        for (id, entry) in self.model.entries.iter().filter(|(_, entry)| entry.queue == queue) {
-            let to = if discard {
-                Some(None)
-            } else {
-                target.or(entry.origin).map(|home| {
-                    Some(Entry { queue: home, place: Place::Ready, attempts: 0, history: entry.history, origin: None })
-                })
-            };
-            match to {
-                Some(to) if !self.leases.contains_key(id) => change.push((*id, to)),
-                _ => skipped += 1,
-            }
-        }
-        let job = Bulk { queue: QueueId(queue), select: Select::All, action, after: None, max: 1000 };
-        let ticket = self.caller(Asked::Bulk { change, skipped });
-        self.count("bulk");
-        self.apply(vec![Command { ticket, request: Request::Bulk(job) }])
-    }
-
     /// Feeds the store one batch and checks everything that it answers.
-    fn apply(&mut self, mut commands: Vec<Command<Caller>>) -> Result<(), String> {
+    pub(super) fn apply(&mut self, mut commands: Vec<Command<Caller>>) -> Result<(), String> {
         if !self.give_back.is_empty() {
             let tokens = std::mem::take(&mut self.give_back);
             let ticket = self.caller(Asked::Release(tokens.clone()));
@@ -401,7 +243,7 @@ impl World {
         }
     }
 
-    fn store(&mut self) -> &mut Store<Caller> {
+    pub(super) fn store(&mut self) -> &mut Store<Caller> {
         self.store.as_mut().expect("the store is open between steps")
     }
 
@@ -427,171 +269,6 @@ impl World {
             self.count("lease expired");
         }
         changes
-    }
-
-    fn check_reply(&mut self, caller: Caller, reply: Reply) -> Result<(), String> {
-        let text = match &reply {
-            // Messages do not all print themselves in full.
-            Reply::Leased(Ok(grants)) => format!("{:?}", grants.iter().map(|grant| grant.token()).collect::<Vec<_>>()),
-            other => format!("{other:?}"),
-        };
-        (caller.number, &text).hash(&mut self.trace);
-        let asked = self.asked.remove(&caller.number).ok_or_else(|| format!("nobody asked for {text}"))?;
-        match (asked, reply) {
-            (Asked::Append(change), Reply::Appended(result)) => self.check_append(change, result),
-            (Asked::Settle(batch), Reply::Settled(results)) => {
-                if batch.len() != results.len() {
-                    return Err(format!("{} results for {} settlements", results.len(), batch.len()));
-                }
-                batch
-                    .into_iter()
-                    .zip(results)
-                    .try_for_each(|((token, change), result)| self.check_settled(token, change, result))
-            }
-            (Asked::Lease { queue, max, ttl }, Reply::Leased(result)) => {
-                let Ok(grants) = result else { return self.check_refusal(&result.map(|_| ())) };
-                if grants.len() > max {
-                    return Err(format!("{} leases, and {max} were asked for", grants.len()));
-                }
-                if !caller.listens {
-                    self.give_back.extend(grants.iter().map(|grant| grant.token()));
-                }
-                grants.into_iter().try_for_each(|grant| self.check_grant(queue, ttl, grant))
-            }
-            (Asked::Bulk { change, skipped }, Reply::Progress(result)) => self.check_bulk(change, skipped, result),
-            (Asked::Extend(token, by), Reply::Extended(results)) => {
-                let ends = self.now.monotonic.plus(by);
-                let held = self.leases.values_mut().find(|held| held.token == token);
-                match (held, results.as_slice()) {
-                    (Some(held), [Ok(())]) => held.ends = held.ends.map(|_| ends),
-                    (None, [Err(SettleError::LeaseLost)]) | (_, [Err(SettleError::Engine(_))]) => {}
-                    (held, results) => return Err(format!("extending {held:?} gave {results:?}")),
-                }
-                Ok(())
-            }
-            (Asked::Release(tokens), Reply::Released) => {
-                self.leases.retain(|_, held| !tokens.contains(&held.token));
-                self.spent.extend(tokens);
-                Ok(())
-            }
-            (asked, _) => Err(format!("{asked:?} was answered with {text}")),
-        }
-    }
-
-    fn check_refusal(&mut self, result: &Result<(), RequestError>) -> Result<(), String> {
-        match result {
-            Err(RequestError::Engine(EngineError::Unavailable)) => {
-                self.count("unavailable");
-                Ok(())
-            }
-            other => Err(format!("nobody expected {other:?}")),
-        }
-    }
-
-    fn check_append(
-        &mut self,
-        change: Change,
-        result: Result<pelton_core::engine::Appended, RequestError>,
-    ) -> Result<(), String> {
-        match result {
-            Ok(appended) if appended.positions.len() == change.len() => {
-                self.model.apply(change);
-                Ok(())
-            }
-            Err(RequestError::Engine(EngineError::Unknown)) => {
-                self.count("append unknown");
-                self.model.doubt(change);
-                Ok(())
-            }
-            other => self.check_refusal(&other.map(|_| ())),
-        }
-    }
-
-    fn check_settled(
-        &mut self,
-        token: LeaseToken,
-        change: Option<Change>,
-        result: Result<(), SettleError>,
-    ) -> Result<(), String> {
-        let held = self.leases.iter().find(|(_, held)| held.token == token).map(|(id, _)| *id);
-        match (change, result) {
-            (Some(change), Ok(())) if held.is_some() => {
-                self.model.apply(change);
-                self.count("settled");
-            }
-            (Some(change), Err(SettleError::Engine(EngineError::Unknown))) => {
-                self.model.doubt(change);
-                self.count("settle unknown");
-            }
-            (_, Err(SettleError::Engine(EngineError::Unavailable))) => self.count("unavailable"),
-            (Some(_), Err(SettleError::LeaseLost)) if held.is_none() => self.count("lease lost"),
-            (None, Err(SettleError::LeaseLost | SettleError::AlreadySettled)) => self.count("settled twice"),
-            // The second of two in one batch that failed as a whole.
-            (change, result) => return Err(format!("settling {token} ({change:?}) gave {result:?}")),
-        }
-        if let Some(id) = held {
-            self.leases.remove(&id);
-            self.spent.push(token);
-        }
-        Ok(())
-    }
-
-    fn check_grant(&mut self, queue: u32, ttl: Option<Duration>, grant: crate::Grant) -> Result<(), String> {
-        let leased = grant.open().map_err(|error| error.to_string())?;
-        let id = identify(&leased.message, &leased.topic)?;
-        let entry =
-            self.model.entries.get(&id).ok_or_else(|| format!("message {id} was leased and should not exist"))?;
-        let available = match entry.place {
-            Place::Ready => true,
-            // It may have become available before the clock was set back.
-            Place::Due(due) => due != HELD && due <= self.latest.0,
-        };
-        if !available || entry.queue != queue || leased.attempt() != entry.attempts + 1 {
-            return Err(format!("{:?} of queue {queue} was leased, and is {entry:?}", leased.token));
-        }
-        let ends = ttl.map(|ttl| self.now.monotonic.plus(ttl));
-        if self.leases.insert(id, Held { token: leased.token, ends }).is_some() {
-            return Err(format!("message {id} was leased twice"));
-        }
-        self.count("leased");
-        Ok(())
-    }
-
-    fn check_bulk(
-        &mut self,
-        change: Change,
-        skipped: u64,
-        result: Result<pelton_core::engine::Progress, RequestError>,
-    ) -> Result<(), String> {
-        match result {
-            Ok(progress) => {
-                if (progress.changed, progress.skipped, &progress.next) != (change.len() as u64, skipped, &None) {
-                    return Err(format!("{progress:?} for {change:?} and {skipped} to be passed over"));
-                }
-                self.model.apply(change);
-                Ok(())
-            }
-            Err(RequestError::Engine(EngineError::Unknown)) => {
-                self.model.doubt(change);
-                Ok(())
-            }
-            other => self.check_refusal(&other.map(|_| ())),
-        }
-    }
-
-    fn check_counts(&self) -> Result<(), String> {
-        for queue in 0..QUEUES.len() as u32 {
-            let in_queue = || self.model.entries.iter().filter(|(_, entry)| entry.queue == queue);
-            let leased = in_queue().filter(|(id, _)| self.leases.contains_key(id)).count() as u64;
-            let held = in_queue().filter(|(_, entry)| entry.place == Place::Due(HELD)).count() as u64;
-            let total = in_queue().count() as u64;
-            let Some(counts) = self.board.get(&queue) else { return Err(format!("queue {queue} is not counted")) };
-            let sum = counts.ready + counts.leased + counts.scheduled;
-            if sum != total || counts.leased != leased || counts.scheduled < held {
-                return Err(format!("queue {queue} has {total} messages, {leased} leased, {held} held: {counts:?}"));
-            }
-        }
-        Ok(())
     }
 
     /// After a failure: the store comes back by itself, or with the power; then nothing may be missing.

@@ -21,7 +21,7 @@ impl<T: Ticket> Live<T> {
                 if !due.is_starved(limit) {
                     break;
                 }
-                self.load_due(queue)?;
+                self.load_due(queue, limit)?;
             }
             if ripened {
                 self.touch(queue);
@@ -30,15 +30,14 @@ impl<T: Ticket> Live<T> {
         Ok(())
     }
 
-    /// Loads the next keys behind the edge of a queue's due window.
-    pub(super) fn load_due(&mut self, queue: u32) -> Result<(), Failure> {
+    /// Loads up to `keys_max` keys behind the edge of a queue's due window.
+    pub(super) fn load_due(&mut self, queue: u32, keys_max: usize) -> Result<(), Failure> {
         let Some(edge) = self.queues[queue as usize].due.edge else { return Ok(()) };
         self.reader()?;
         let reader = self.reader.as_ref().expect("it was made just now");
         let due = &mut self.queues[queue as usize].due;
-        let limit = self.tuning.due_entries.max(1);
         let mut rows = reader.due.range((queue, edge.0, edge.1)..(queue, HELD, 0))?;
-        for _ in 0..=limit {
+        for _ in 0..=keys_max.max(1) {
             let Some(row) = rows.next() else {
                 due.edge = None;
                 return Ok(());

@@ -17,6 +17,14 @@ pub(crate) enum Place {
     Due { due: u64, position: u64 },
 }
 
+impl Place {
+    pub(crate) fn position(self) -> u64 {
+        match self {
+            Self::Ready { position } | Self::Due { position, .. } => position,
+        }
+    }
+}
+
 /// A lease.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lease {

@@ -130,7 +130,7 @@ impl<T: Ticket> Live<T> {
         for queue in 0..live.queue_count() {
             live.touch(queue);
             live.refill(queue, 1)?;
-            live.load_due(queue)?;
+            live.load_due(queue, 1)?;
         }
         live.reader = None;
         Ok(live)

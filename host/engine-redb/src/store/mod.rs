@@ -10,6 +10,7 @@
 mod bulk;
 mod define;
 mod due;
+mod effects;
 mod lease;
 mod leases;
 mod live;

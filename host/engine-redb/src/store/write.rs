@@ -4,21 +4,21 @@
 
 use std::collections::BTreeMap;
 
-use pelton_core::clock::WallMs;
 use redb::{ReadableTable, Table, WriteTransaction};
 
+use super::effects::Effects;
 use super::leases::Place;
 use super::live::Live;
-use super::queue::{Delta, DueAt, WindowEntry};
+use super::queue::{Delta, WindowEntry};
 use super::reader::missing;
-use super::stage::{Fresh, Grave, Take, Taken};
+use super::stage::{Fresh, Taken};
 use super::{Failed, Replies};
 use crate::command::{Now, Ticket};
 use crate::failure::Failure;
 use crate::open::Disk;
 use crate::prepare::PreparedBody;
 use crate::records::Counters;
-use crate::row::{BodyRef, Row, RowBuffer};
+use crate::row::BodyRef;
 use crate::tables::{
     ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, DueKey, HELD, RANK, READY, ReadyKey,
 };
@@ -30,121 +30,6 @@ const RUN_GAP_MAX: u64 = 32;
 
 type ReadyTable<'txn> = Table<'txn, ReadyKey, &'static [u8]>;
 type DueTable<'txn> = Table<'txn, DueKey, &'static [u8]>;
-
-/// What follows from the rows that were taken: more rows, and what memory must know afterwards.
-#[derive(Default)]
-struct Effects {
-    attempts_kept: u32,
-    deltas: BTreeMap<u32, Delta>,
-    fresh: Vec<Fresh>,
-    /// Rows that go back to the very key that they had.
-    stays: Vec<(ReadyKey, RowBuffer)>,
-    due: Vec<(DueKey, RowBuffer)>,
-    attempts: Vec<((u64, u32), Vec<u8>)>,
-    attempts_dropped: Vec<(u64, u32)>,
-    histories_dropped: Vec<u64>,
-    bodies_released: Vec<BodyRef>,
-    waiting: Vec<(u32, DueAt)>,
-    back: Vec<(u32, Place, WallMs)>,
-}
-
-impl Effects {
-    fn delta(&mut self, queue: u32) -> &mut Delta {
-        self.deltas.entry(queue).or_default()
-    }
-
-    fn count(&mut self, queue: u32, place: Place, sign: i64, cost: u64) {
-        let delta = self.delta(queue);
-        delta.bytes += sign * i64::try_from(cost).unwrap_or(i64::MAX);
-        match place {
-            Place::Ready { .. } => delta.ready += sign,
-            Place::Due { .. } => delta.due += sign,
-        }
-    }
-
-    fn add_fresh(&mut self, fresh: Fresh) {
-        let place = Place::Ready { position: fresh.position };
-        self.count(fresh.queue, place, 1, fresh.row.view().cost());
-        self.fresh.push(fresh);
-    }
-
-    fn add_due(&mut self, key: DueKey, row: RowBuffer) {
-        let (queue, due, position) = key;
-        self.count(queue, Place::Due { due, position }, 1, row.view().cost());
-        self.due.push((key, row));
-        if due != HELD {
-            self.waiting.push((queue, (due, position)));
-        }
-    }
-
-    /// Counts an attempt in the row and keeps it in the history.
-    fn count_attempt(&mut self, row: &mut RowBuffer, attempt: Option<Vec<u8>>) {
-        let (entry, attempts, history) = (row.view().entry(), row.view().attempts(), row.view().history());
-        row.set_attempts(attempts.saturating_add(1));
-        if let Some(attempt) = attempt {
-            self.attempts.push(((entry, history), attempt));
-            row.set_history(history.saturating_add(1));
-            if let Some(oldest) = history.checked_sub(self.attempts_kept) {
-                self.attempts_dropped.push((entry, oldest));
-            }
-        }
-    }
-
-    /// A row that was taken out of its table, and what becomes of it.
-    fn take(&mut self, taken: &mut Taken, bytes: &[u8]) -> Result<(), Failure> {
-        let row = Row::parse(bytes)?;
-        let (queue, place) = (taken.queue, taken.place);
-        if row.entry() != taken.entry {
-            return Err(Failure::Damaged(format!("message {} lies where {} should be", row.entry(), taken.entry)));
-        }
-        self.count(queue, place, -1, row.cost());
-        match std::mem::replace(&mut taken.take, Take::Remove) {
-            Take::Remove => {
-                if row.history() > 0 {
-                    self.histories_dropped.push(row.entry());
-                }
-                self.bodies_released.extend(row.body());
-            }
-            Take::Wait { due, attempt } => {
-                let mut moved = row.to_buffer();
-                self.count_attempt(&mut moved, attempt);
-                self.add_due((queue, due, position_of(place)), moved);
-            }
-            Take::Stay { attempt } => self.stay(taken, row, attempt),
-            Take::Die { death, grave, attempt } => {
-                let mut dead = row.died(&death);
-                self.count_attempt(&mut dead, attempt);
-                match grave {
-                    Grave::Queue { queue, position } => {
-                        self.add_fresh(Fresh { queue, position, row: dead, content: None });
-                    }
-                    Grave::Held => self.add_due((queue, HELD, position_of(place)), dead),
-                }
-            }
-            Take::Revive { queue, position } => {
-                self.add_fresh(Fresh { queue, position, row: row.revived(), content: None });
-            }
-        }
-        Ok(())
-    }
-
-    fn stay(&mut self, taken: &Taken, row: Row<'_>, attempt: Vec<u8>) {
-        let mut counted = row.to_buffer();
-        self.count_attempt(&mut counted, Some(attempt));
-        self.count(taken.queue, taken.place, 1, counted.view().cost());
-        match taken.place {
-            Place::Ready { position } => self.stays.push(((taken.queue, RANK, position), counted)),
-            Place::Due { due, position } => self.due.push(((taken.queue, due, position), counted)),
-        }
-        self.back.push((taken.queue, taken.place, taken.accepted));
-    }
-}
-
-fn position_of(place: Place) -> u64 {
-    match place {
-        Place::Ready { position } | Place::Due { position, .. } => position,
-    }
-}
 
 impl<T: Ticket> Live<T> {
     /// Writes what is staged, answers it, and serves who waits.
@@ -259,7 +144,7 @@ impl<T: Ticket> Live<T> {
 fn write_messages(txn: &WriteTransaction, taken: Vec<Taken>, effects: &mut Effects) -> Result<(), Failure> {
     let (mut from_ready, mut from_due): (Vec<Taken>, Vec<Taken>) =
         taken.into_iter().partition(|taken| matches!(taken.place, Place::Ready { .. }));
-    from_ready.sort_unstable_by_key(|taken| (taken.queue, position_of(taken.place)));
+    from_ready.sort_unstable_by_key(|taken| (taken.queue, taken.place.position()));
     from_due.sort_unstable_by_key(|taken| (taken.queue, taken.place));
     let mut ready = txn.open_table(READY)?;
     take_from_ready(&mut ready, &mut from_ready, effects)?;
@@ -300,12 +185,12 @@ fn insert_group(ready: &mut ReadyTable<'_>, group: &[Fresh]) -> Result<(), Failu
 
 fn take_from_ready(ready: &mut ReadyTable<'_>, taken: &mut [Taken], effects: &mut Effects) -> Result<(), Failure> {
     let neighbours = |one: &Taken, next: &Taken| {
-        one.queue == next.queue && position_of(next.place) - position_of(one.place) <= RUN_GAP_MAX
+        one.queue == next.queue && next.place.position() - one.place.position() <= RUN_GAP_MAX
     };
     for run in taken.chunk_by_mut(neighbours) {
         if run.len() < RUN_ROWS_MIN {
             for taken in run {
-                let position = position_of(taken.place);
+                let position = taken.place.position();
                 let row = ready.remove((taken.queue, RANK, position))?;
                 let row = row.ok_or_else(|| missing(taken.queue, position))?;
                 effects.take(taken, row.value())?;
@@ -319,7 +204,7 @@ fn take_from_ready(ready: &mut ReadyTable<'_>, taken: &mut [Taken], effects: &mu
 
 /// Takes neighbouring rows in one pass.
 fn take_run(ready: &mut ReadyTable<'_>, run: &mut [Taken], effects: &mut Effects) -> Result<(), Failure> {
-    let positions: Vec<u64> = run.iter().map(|taken| position_of(taken.place)).collect();
+    let positions: Vec<u64> = run.iter().map(|taken| taken.place.position()).collect();
     let (queue, first, last) = (run[0].queue, positions[0], positions[positions.len() - 1]);
     let mut next = 0;
     let wanted = |(_, _, position): ReadyKey, _: &[u8]| {
@@ -333,8 +218,8 @@ fn take_run(ready: &mut ReadyTable<'_>, run: &mut [Taken], effects: &mut Effects
     for row in rows.by_ref() {
         let (key, value) = row?;
         let taken = run.get_mut(found).ok_or_else(|| missing(queue, last))?;
-        if key.value().2 != position_of(taken.place) {
-            return Err(missing(queue, position_of(taken.place)));
+        if key.value().2 != taken.place.position() {
+            return Err(missing(queue, taken.place.position()));
         }
         effects.take(taken, value.value())?;
         found += 1;
@@ -342,7 +227,7 @@ fn take_run(ready: &mut ReadyTable<'_>, run: &mut [Taken], effects: &mut Effects
     rows.close()?;
     match run.get(found) {
         None => Ok(()),
-        Some(taken) => Err(missing(queue, position_of(taken.place))),
+        Some(taken) => Err(missing(queue, taken.place.position())),
     }
 }
 

@@ -73,13 +73,18 @@ async fn what_is_not_done_emits_nothing() {
             "reject" => reject("no"),
             _ => fault(FaultKind::Trap, "no"),
         };
-        Invoked { emits: vec![emit("x", "work.emitted", b"")], ..end }
+        // Not looked at either: what is wrong with them is not what became of the delivery.
+        let nonsense = Emit { subject: Some("a\nb".into()), ..emit("y", "work.emitted", b"") };
+        Invoked { emits: vec![emit("x", "work.emitted", b""), nonsense], ..end }
     });
     let rig = Rig::start(ONE, runtime).await;
     rig.publish("work.new", &["retry", "reject", "trap"]).await;
     rig.until("work", (0, 0, 2)).await;
     rig.until("work.dead", (1, 0, 0)).await;
     rig.until_invoked(3).await;
+    for word in ["retry", "reject", "trap"] {
+        assert_eq!(rig.metric("pelton_delivered_total", &format!("outcome=\"{word}\"")), 1.0, "{word}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use super::{Gate, ONE, Rig, distinct};
+use super::{Gate, ONE, Rig, deployment, distinct};
+use crate::runtime::Invoked;
 use crate::testing::conformance::eventually;
 use crate::testing::{FakeRuntime, done};
 
@@ -154,4 +156,38 @@ async fn a_slow_consumer_holds_up_no_other() {
     assert_eq!(rig.runtime.running("worker"), 16, "its default concurrency, all stuck");
     gate.open(100);
     rig.until("work", (0, 0, 0)).await;
+}
+
+/// A lease call that was made when handlers were fast brings more than fits when they have turned slow meanwhile.
+#[tokio::test]
+async fn what_was_leased_for_fast_handlers_waits_in_hand_for_slow_ones() {
+    let gate = Gate::closed();
+    let waiting = gate.clone();
+    let runtime = FakeRuntime::new().handler_async("worker", move |delivery| {
+        let gate = waiting.clone();
+        async move {
+            if delivery.message.id() == "fast" {
+                return done();
+            }
+            gate.pass().await;
+            Invoked { duration: Duration::from_secs(1), ..done() }
+        }
+    });
+    let config = format!("{ONE}concurrency = 2\n");
+    let rig = Rig::start(&config, runtime).await;
+    rig.publish("work.new", &["fast", "slow"]).await;
+    rig.until("work", (0, 1, 0)).await;
+    gate.open(1);
+    rig.until("work", (0, 0, 0)).await;
+    publish_all(&rig, "work.new", &ids(10)).await;
+    eventually("both permits are used", async || rig.runtime.running("worker") == 2).await;
+    rig.until("work", (0, 10, 0)).await;
+    assert_eq!(rig.runtime.peak("worker"), 2, "eight wait in hand");
+    let mut without = deployment(&config);
+    without.components.clear();
+    rig.broker.deploy(without).await.expect("a component may be missing");
+    rig.until("work", (8, 2, 0)).await;
+    gate.open(2);
+    rig.until("work", (8, 0, 0)).await;
+    assert!(rig.browse("work").await.iter().all(|stored| stored.attempts == 0), "given back uncounted");
 }

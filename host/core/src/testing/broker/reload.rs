@@ -86,6 +86,10 @@ async fn a_consumer_without_a_component_leaves_its_messages_waiting() {
     assert_eq!(rig.broker.consumers()[0].state, ConsumerState::NoComponent);
     rig.publish("work.new", &["1", "2"]).await;
     rig.until("work", (2, 0, 0)).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        assert_eq!(rig.counts("work"), (2, 0, 0), "they are not even leased");
+    }
     assert_eq!(rig.runtime.invocations(), []);
     rig.deploy(ONE).await.expect("now it has one");
     assert!(matches!(rig.broker.consumers()[0].state, ConsumerState::Ready(_)));

@@ -82,6 +82,7 @@ impl Guest for Consumer {
             "emit-forever" => loop {
                 emit_quietly(vec![1; 1000]);
             },
+            "emit-quietly" => emit_quietly(vec![1; 100]),
             "emit-too-many" => (0..number).for_each(|_| emit_quietly(Vec::new())),
             _ => {}
         }
