@@ -39,7 +39,8 @@ pub struct Tuning {
     pub page_bytes: usize,
     /// Most commands in one batch.
     pub batch_commands: usize,
-    /// A batch that has this many messages is closed.
+    /// A batch that has this many messages is closed. Commands wait in one line, so that a small batch makes settlements
+    /// wait behind appends for several commits.
     pub batch_messages: usize,
     /// After a batch of more writing commands than this, the writer waits for about as many to come again before it
     /// commits: those that it just answered are on their way back.

@@ -1,7 +1,7 @@
 //! Guests that never end, and whether others notice.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pelton_core::runtime::{FaultKind, Handler, Limits, Outcome, Runtime};
 use pelton_runtime_wasm::{RuntimeOptions, WasmRuntime};
@@ -27,18 +27,14 @@ async fn a_hundred_endless_loops_leave_room_for_others_and_all_time_out() {
             tokio::spawn(async move { endless.invoke(delivery(b"spin")).await })
         })
         .collect();
-    // Long after all of them have come to the slow lane, and long before they end.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let mut slowest = Duration::ZERO;
-    for _ in 0..200 {
-        let started = Instant::now();
+    let mut done = 0_u32;
+    while !loops.iter().any(tokio::task::JoinHandle::is_finished) {
         let quick = Arc::clone(&quick);
         let invoked = tokio::spawn(async move { quick.invoke(delivery(b"")).await }).await.expect("no panic");
         assert_eq!(invoked.outcome, Outcome::Done);
-        slowest = slowest.max(started.elapsed());
+        done += 1;
     }
-    assert!(loops.iter().all(|spinning| !spinning.is_finished()), "they spun all the while");
-    assert!(slowest < Duration::from_millis(500), "a quick delivery took {slowest:?}");
+    assert!(done > 100, "{done} quick deliveries beside a hundred loops of two seconds");
     for spinning in loops {
         let invoked = spinning.await.expect("no panic");
         assert!(matches!(invoked.outcome, Outcome::Fault { kind: FaultKind::Timeout, .. }), "{:?}", invoked.outcome);
