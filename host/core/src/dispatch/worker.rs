@@ -66,8 +66,8 @@ pub(super) async fn run(unit: &Arc<ConsumerUnit>, messages: Vec<Leased>, context
             invoked = &mut call => invoked,
             () = &mut patience, if !waiting.is_empty() || !run.settlements.is_empty() => {
                 run.submit();
-                release(context, waiting.drain(..).map(|leased| leased.token).collect()).await;
-                call.await
+                let others = release(context, waiting.drain(..).map(|leased| leased.token).collect());
+                tokio::join!(call, others).0
             }
         };
         busy += invoked.duration;
@@ -133,6 +133,7 @@ impl Run<'_> {
         self.unit.metrics.delivered(&outcome);
         self.unit.metrics.invoke_seconds.observe(duration.as_secs_f64());
         let verdict = if settle::is_hosts_fault(&outcome) {
+            warn!(consumer = %self.unit.name, id = leased.message.id(), ?outcome, "The host could not run a delivery; it is tried again, uncounted.");
             None
         } else if !entries.is_empty() && leased.hops >= self.unit.hops_max {
             Some(Verdict::Dead { reason: self.too_many_hops(leased) })
