@@ -256,6 +256,7 @@ async fn a_missing_component() {
     exit 4
     --- stderr
     error: consumer 'bad': nowhere.wasm: there is no such file; build the consumer, or correct its path
+     --> broker.toml:7:1
     ");
 }
 
@@ -265,6 +266,7 @@ async fn a_component_that_is_something_else() {
     exit 4
     --- stderr
     error: consumer 'bad': text.wasm: not WebAssembly: build the consumer for wasm32-wasip2 and give its .wasm file
+     --> broker.toml:7:1
     ");
 }
 
@@ -274,6 +276,7 @@ async fn a_core_module() {
     exit 4
     --- stderr
     error: consumer 'bad': module.wasm: a core WebAssembly module, not a component: build for wasm32-wasip2
+     --> broker.toml:7:1
     ");
 }
 
@@ -283,6 +286,7 @@ async fn a_component_for_another_world() {
     exit 4
     --- stderr
     error: consumer 'bad': [root]/target/guests/wasm32-wasip2/release/wrong_world.wasm: it was built for another world: a consumer exports pelton:broker/handler@0.1.0, and it exports greet
+     --> broker.toml:7:1
     ");
 }
 
@@ -292,6 +296,7 @@ async fn a_program() {
     exit 4
     --- stderr
     error: consumer 'bad': [root]/target/guests/wasm32-wasip2/release/command.wasm: it is a program (it exports wasi:cli/run), not a consumer: build a library (crate-type = ["cdylib"]) that exports pelton:broker/handler@0.1.0, in Rust with pelton-guest's consumer! macro
+     --> broker.toml:7:1
     "#);
 }
 
@@ -301,6 +306,7 @@ async fn a_component_that_needs_what_comes_later() {
     exit 4
     --- stderr
     error: consumer 'bad': [root]/target/guests/wasm32-wasip2/release/keyvalue.wasm: it imports what this Pelton does not provide: wasi:keyvalue/store@0.2.0-draft2 (state (wasi:keyvalue@0.2.0-draft2) comes with a later version of Pelton)
+     --> broker.toml:7:1
     ");
 }
 

@@ -179,11 +179,11 @@ async fn a_topic_that_nobody_routes() {
     {
       "code": "unroutable",
       "count": 1,
-      "detail": "no route matches topic 'order.new'; add one to [[routes]] or mend the topic",
+      "detail": "no route matches topic 'order.new' (the nearest is 'orders.*'); add one to [[routes]] or mend the topic",
       "items": [
         {
           "code": "unroutable",
-          "detail": "no route matches topic 'order.new'; add one to [[routes]] or mend the topic",
+          "detail": "no route matches topic 'order.new' (the nearest is 'orders.*'); add one to [[routes]] or mend the topic",
           "index": 0
         }
       ],
@@ -197,7 +197,7 @@ async fn a_topic_that_nobody_routes() {
     400 application/problem+json
     {
       "code": "invalid-topic",
-      "detail": "'orders. ' is not a topic: it contains ' '; words have letters, digits, '_' and '-', with dots between them",
+      "detail": "'orders. ' is not a topic: it contains ' '; words have letters a-z and A-Z, digits, '_' and '-', with dots between them",
       "status": 400,
       "title": "The topic is not valid",
       "type": "urn:pelton:problem:invalid-topic"

@@ -123,7 +123,7 @@ async fn a_data_folder_that_can_not_be() {
     insta::assert_snapshot!(serve(folder.path()).await, @r"
     exit 6
     --- stderr
-    error: can't create the data folder 'broker.toml/data': Not a directory (os error 20); create it, or choose another
+    error: can't use 'broker.toml/data' as the data folder: 'broker.toml' is not a folder; choose another
     ");
 }
 
@@ -164,6 +164,53 @@ async fn no_broker_answers() {
 }
 
 #[tokio::test]
+async fn a_host_that_does_not_exist() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // RFC 6761: nobody has a name that ends in .invalid.
+    let output = pelton(folder.path(), ["queues", "--url", "http://broker.invalid:7656"]).await;
+    assert_eq!(output.status, 7, "{output}");
+    assert!(output.stderr.starts_with("error: no broker answers at http://broker.invalid:7656: "), "{output}");
+}
+
+#[tokio::test]
+async fn a_ready_file_that_can_not_be() {
+    let folder = folder_with(INBOX);
+    let args = ["serve", "--config", "broker.toml", "--listen", "127.0.0.1:0", "--ready-file", "nowhere/ready"];
+    let output = pelton(folder.path(), args).await;
+    assert!(output.stderr.contains("error: --ready-file nowhere/ready: No such file or directory"), "{output}");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_set() {
+    let folder = folder_with(&format!("[http]\ntoken = {{ env = \"A_TOKEN_NOBODY_SETS\" }}\n{INBOX}"));
+    insta::assert_snapshot!(serve(folder.path()).await, @r"
+    exit 3
+    --- stderr
+    error: [http] token is to be read from the environment variable A_TOKEN_NOBODY_SETS, which is not set
+     --> broker.toml:2:1
+    help: export A_TOKEN_NOBODY_SETS=...
+    ");
+}
+
+#[tokio::test]
+async fn flags_out_of_bounds() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (args, said) in [
+        (vec!["lease", "q", "--wait", "abc"], "write it like 10s"),
+        (vec!["lease", "q", "--wait", "61s"], "0s to 1m are allowed"),
+        (vec!["lease", "q", "--ttl", "0s"], "1s to 12h are allowed"),
+        (vec!["lease", "q", "--max", "0"], "from 1 to 1000"),
+        (vec!["serve", "--grace", "abc"], "write it like 10s"),
+        (vec!["publish", "t", "body", "--ext", "FOO=1"], "only a-z and 0-9"),
+        (vec!["dead", "redrive", "q"], "--all"),
+    ] {
+        let output = pelton(folder.path(), &args).await;
+        assert_eq!(output.status, 2, "{args:?}: {output}");
+        assert!(output.stderr.contains(said), "{args:?}: {output}");
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_subcommand() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = pelton(folder.path(), ["sevre"]).await;
@@ -187,12 +234,12 @@ async fn an_unknown_queue_for_the_cli() {
     insta::assert_snapshot!(masked(&output.to_string(), broker.folder()), @r"
     exit 8
     --- stderr
-    error: there is no queue 'inbx'; did you mean 'inbox'? (GET /v1/queues lists them) (unknown-queue)
+    error: there is no queue 'inbx'; did you mean 'inbox'? (`pelton queues` lists them) (unknown-queue)
     ");
     let output = broker.cli(["publish", "b", "text"]).await;
     insta::assert_snapshot!(masked(&output.to_string(), broker.folder()), @r"
     exit 8
     --- stderr
-    error: no route matches topic 'b'; add one to [[routes]] or mend the topic (unroutable)
+    error: no route matches topic 'b' (the nearest is 'a'); add one to [[routes]] or mend the topic (unroutable)
     ");
 }

@@ -101,6 +101,7 @@ async fn a_rejected_message_is_dead_at_once_and_emits_nothing() {
     let (_broker, dead) = dead_letter("reject", "config = { topic = \"done\" }", "1").await;
     assert_eq!((text(&dead, "outcome"), &dead["dead"]["code"]), ("reject", &json!("rejected")), "{dead:#}");
     assert!(text(&dead, "reason").ends_with("is not for me"), "{dead:#}");
+    assert!(text(&dead, "log_tail").ends_with("stdout: never mind"), "what is no whole line is kept, too: {dead:#}");
 }
 
 #[tokio::test]

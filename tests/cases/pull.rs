@@ -52,6 +52,23 @@ async fn retry_comes_back_with_its_attempt_counted_and_reject_is_final() {
 }
 
 #[tokio::test]
+async fn the_cli_names_every_lease_that_it_could_not_settle() {
+    let broker = TestBroker::start(INBOX).await;
+    let output = broker.cli(["publish", "x", "a"]).await.ok();
+    assert!(!output.stdout.is_empty());
+    let time = broker.messages("inbox").await[0]["message"]["time"].clone();
+    assert!(time.as_str().is_some_and(|time| time.ends_with('Z')), "a message of the CLI has a time: {time}");
+    let none = broker.cli(["settle", "inbox", "one", "two", "--ack"]).await;
+    assert_eq!(none.status, 8, "{none}");
+    assert!(none.stderr.contains("one: ") && none.stderr.contains("two: "), "{none}");
+    let leased = broker.cli(["lease", "inbox"]).await.ok().json();
+    let token = leased["token"].as_str().expect("a lease has a token");
+    let some = broker.cli(["settle", "inbox", token, "two", "--ack"]).await;
+    assert_eq!(some.status, 9, "{some}");
+    assert!(some.stderr.contains("two: ") && some.stderr.contains("1 of 2"), "{some}");
+}
+
+#[tokio::test]
 async fn a_lease_that_runs_out_counts_as_an_attempt() {
     let broker = TestBroker::start(INBOX).await;
     let id = broker.publish("x", "a").await;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{BOUND, TestBroker, eventually, ids, subjects};
+use crate::support::{BOUND, TestBroker, eventually, ids, subjects, with_guests};
 
 const ECHO: &str = r#"
 [queues.work]
@@ -45,6 +45,7 @@ async fn sighup_takes_over_what_is_right_and_refuses_what_is_wrong() {
     });
     broker.sighup();
     said(&broker, "did you mean 'work'").await;
+    said(&broker, "Not reloaded, what runs goes on: the queue 'wrok' does not exist").await;
     let three = broker.publish("work", "3").await;
     broker.holds("second", 2).await;
     assert_eq!(subjects(&broker.messages("first").await), [one]);
@@ -57,6 +58,50 @@ async fn said(broker: &TestBroker, what: &str) {
         said => Err(said),
     })
     .await;
+}
+
+/// What `dev` has said since `before`, once it says `what`.
+async fn says(broker: &TestBroker, before: usize, what: &str) -> String {
+    eventually(&format!("dev says {what:?}"), BOUND, async || match broker.said().split_off(before) {
+        said if said.contains(what) => Ok(said),
+        said => Err(said),
+    })
+    .await
+}
+
+/// A wrong `source` was answered with an error and "Swapped in"; and a component in a folder that did not exist yet was
+/// never seen.
+#[tokio::test]
+async fn dev_keeps_the_version_before_and_sees_what_comes_later() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let config = home.path().join("broker.toml");
+    std::fs::write(&config, with_guests(ECHO)).expect("the folder is writable");
+    let broker = TestBroker::dev(home.path(), &[]).await;
+    assert_eq!(std::fs::read_to_string(broker.folder().join("data/.gitignore")).expect("git is told"), "*\n");
+    let component = with_guests("\"guest:echo\"");
+    let change = |value: &str| {
+        let line = |line: &str| if line.starts_with("component") { value.to_owned() } else { line.to_owned() };
+        let text: Vec<String> = with_guests(ECHO).lines().map(line).collect();
+        std::fs::write(&config, text.join("\n")).expect("the folder is writable");
+    };
+
+    change("source = \"nowhere\"");
+    let heard = says(&broker, 0, "goes on").await;
+    assert!(heard.contains("has no Cargo.toml") && !heard.contains("Swapped in"), "{heard}");
+    broker.publish("work", "1").await;
+    broker.holds("first", 1).await;
+
+    let before = broker.said().len();
+    change("component = \"later/parts/echo.wasm\"");
+    let heard = says(&broker, before, "goes on").await;
+    assert!(heard.contains("there is no such file") && !heard.contains("Swapped in"), "{heard}");
+    let before = broker.said().len();
+    let later = home.path().join("later/parts");
+    std::fs::create_dir_all(&later).expect("the folder is writable");
+    std::fs::copy(component.trim_matches('"'), later.join("echo.wasm")).expect("the folder is writable");
+    says(&broker, before, "Swapped in").await;
+    broker.publish("work", "2").await;
+    broker.holds("first", 2).await;
 }
 
 #[tokio::test]

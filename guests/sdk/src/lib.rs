@@ -19,7 +19,7 @@
 //!
 //! - **What it is given**: the message as a type of your choice, see [`FromMessage`], and the [`Delivery`] around it.
 //! - **What it returns**: `Ok` settles the message. Any error that `?` meets asks for another try; a body that can't be read
-//!   as the type asked for is rejected; [`Error`] and [`ResultExt`] decide otherwise.
+//!   as the type asked for is rejected; [`Error`] and [`ResultExt`] (`.or_reject()`, `.or_retry()`) decide otherwise.
 //! - **What it can do**: [`emit`] messages, which appear only if the delivery ends well; log with [`info!`] and its sisters
 //!   (`println!` and `eprintln!` are kept with the delivery, too); read its [`config`]; ask the [`context`].
 //! - **When it panics**, the message stands on stderr, the delivery ends as a trap and is tried again.
@@ -88,5 +88,8 @@ where
     M: FromMessage<'d>,
     F: FnOnce(M, &'d Delivery) -> Result,
 {
-    handle(M::from_message(&delivery.message)?, delivery)
+    let result = M::from_message(&delivery.message).and_then(|message| handle(message, delivery));
+    // A delivery's sandbox ends without the end of a program, at which Rust would write what is no whole line yet.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    result
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 pub use self::operate::{ConsumerState, ConsumerStatus, QueueStatus};
 pub use self::publish::{Publish, PublishError, Published, Refusal, RefusalCode, route_entries};
-pub use self::pull::{LeaseWant, PullError, PullOutcome};
+pub use self::pull::{ExtendError, LeaseWant, PullError, PullOutcome};
 use crate::clock::Clock;
 use crate::dispatch::{ConsumerUnit, Dispatch, Observer};
 use crate::engine::{Engine, EngineError, Fut, Health, QueueId};

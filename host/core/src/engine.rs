@@ -103,7 +103,10 @@ pub enum EngineError {
     #[error("storage is not available right now; nothing was done, repeat it")]
     Unavailable,
     /// It may have been done or not: the disk did not say.
-    #[error("storage failed while committing; whether it was done is unknown, repeat it with the same id")]
+    #[error(
+        "storage failed while committing; whether it was done is unknown. Repeat it with the same ids: the broker does not \
+         look for doubles yet, but consumers can recognise them by source and id"
+    )]
     Unknown,
     /// The data is damaged; nobody should go on.
     #[error("the data is damaged: {0}")]
@@ -194,8 +197,6 @@ pub enum DeadCode {
     RouteFailed,
     /// Its handling would have emitted past the hop limit.
     TooManyHops,
-    /// An operator or a pull consumer declared it dead.
-    Discarded,
 }
 
 impl DeadCode {
@@ -207,7 +208,6 @@ impl DeadCode {
             Self::Rejected => "rejected",
             Self::RouteFailed => "route-failed",
             Self::TooManyHops => "too-many-hops",
-            Self::Discarded => "discarded",
         }
     }
 }
@@ -219,12 +219,16 @@ pub struct Appended {
     pub positions: Vec<Position>,
 }
 
-/// Why an append or lease did not happen.
+/// Why an append, a lease, a look or a bulk change did not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// No queue has this id; nothing was done.
     #[error("the queue with id {} does not exist", .0.0)]
     UnknownQueue(QueueId),
+    /// The text is none of the cursors that this engine gives out for such a call; nothing was done. Only
+    /// [`Engine::browse`] and [`Engine::bulk`] answer so.
+    #[error(transparent)]
+    InvalidCursor(#[from] InvalidCursor),
     /// The engine itself could not.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -314,7 +318,8 @@ pub enum Verdict {
         /// Not before.
         at: WallMs,
     },
-    /// It goes to its queue's dead letters; held in place where the queue has none.
+    /// It goes to its queue's dead letters, where its attempts start anew and its history stays, so that whoever consumes
+    /// them has all attempts; held in place, attempts and all, where the queue has none.
     Dead {
         /// Why.
         reason: DeadReason,
@@ -350,6 +355,21 @@ pub struct Browse {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor(pub String);
 
+/// The text is no cursor of the call that it was given to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' is not a cursor of this call; use the text that its last answer returned, unchanged, or start without one"
+)]
+pub struct InvalidCursor(String);
+
+impl InvalidCursor {
+    /// The error about `cursor`; of a long text, the beginning.
+    #[must_use]
+    pub fn new(cursor: &Cursor) -> Self {
+        Self(cursor.0.chars().take(80).collect())
+    }
+}
+
 /// Part of a queue: what is ready in order, then what is scheduled by due time.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
@@ -370,7 +390,8 @@ pub struct Stored {
     pub topic: Topic,
     /// The message.
     pub message: Message,
-    /// Attempts so far.
+    /// Attempts so far in the queue where it lies: they start anew when it becomes a dead letter in another queue, and when
+    /// it is redriven. [`history`](Self::history) has those before.
     pub attempts: u32,
     /// When it was accepted.
     pub accepted: WallMs,
@@ -516,9 +537,15 @@ pub trait Engine: Send + Sync + 'static {
     fn settle(&self, batch: Vec<Settlement>) -> Fut<'static, Vec<Result<(), SettleError>>>;
 
     /// A page of a queue, without leasing anything; a short read of committed state.
+    ///
+    /// # Errors
+    /// [`RequestError::InvalidCursor`] when `after` is no cursor of an earlier page.
     fn browse(&self, what: Browse) -> Fut<'_, Result<Page, RequestError>>;
 
     /// One bounded, atomic step of a change to many messages; call again with the cursor it returns.
+    ///
+    /// # Errors
+    /// [`RequestError::InvalidCursor`] when `after` is no cursor of an earlier step: nothing changed.
     fn bulk(&self, job: Bulk) -> Fut<'_, Result<Progress, RequestError>>;
 
     /// The figures of all queues, from memory; a little behind under load.

@@ -1,5 +1,8 @@
 //! The message: CloudEvents 1.0 attributes and a body of bytes, immutable, in one buffer that is also its stored form.
 //!
+//! What attributes hold is checked as far as a look at their bytes can tell, by one table: a URI has no character that none
+//! can have, a media type has its two parts.
+//!
 //! Invariants: a `Message` is always valid (attributes checked, UTF-8, extensions sorted and unique); cloning one copies no bytes;
 //! encoding happens once, where the message comes in, and from then on every layer passes the same buffer along.
 //!
@@ -12,6 +15,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 const VERSION: u8 = 1;
 const FIXED_BYTES: usize = 18;
 const TEXTS: usize = 7;
+/// Most characters of a value that an error shows.
+const SHOWN_CHARS_MAX: usize = 80;
 
 /// Longest single attribute, in bytes.
 pub const ATTRIBUTE_BYTES_MAX: usize = 8 * 1024;
@@ -342,6 +347,14 @@ fn check_attributes(attributes: &Attributes<'_>) -> Result<(), InvalidMessage> {
         }
         check_text(name, text)?;
     }
+    check_uri("source", attributes.source)?;
+    if let Some(schema) = attributes.data_schema {
+        check_uri("dataschema", schema)?;
+        check_scheme("dataschema", schema)?;
+    }
+    if let Some(content_type) = attributes.content_type {
+        check_media_type(content_type)?;
+    }
     if let Some(time) = attributes.time
         && time.parse::<jiff::Timestamp>().is_err()
     {
@@ -386,6 +399,76 @@ fn check_text(name: &str, text: &str) -> Result<(), InvalidMessage> {
         return Err(invalid(name, format!("contains the control character {control:?}")));
     }
     Ok(())
+}
+
+/// A character that can stand in a URI, or beyond ASCII: that RFC 3987 allows, and producers write it.
+const IN_URI: u8 = 1;
+/// A character of a token (RFC 9110, section 5.6.2): of the parts of a media type.
+const IN_TOKEN: u8 = 2;
+
+/// What each byte can be part of.
+const BYTES: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let is_text = byte > 0x20 && byte != 0x7f;
+        if is_text && !matches!(byte as u8, b'<' | b'>' | b'"' | b'{' | b'}' | b'|' | b'\\' | b'^' | b'`') {
+            table[byte] |= IN_URI;
+        }
+        let is_mark = matches!(
+            byte as u8,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        );
+        if is_mark || (byte as u8).is_ascii_alphanumeric() {
+            table[byte] |= IN_TOKEN;
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// Whether all of `text` can be part of `what`.
+fn consists_of(what: u8, text: &str) -> bool {
+    text.bytes().all(|byte| BYTES[usize::from(byte)] & what != 0)
+}
+
+/// Checks that `text` has no character that no URI reference has (RFC 3986); its parts are not looked at.
+fn check_uri(name: &str, text: &str) -> Result<(), InvalidMessage> {
+    if consists_of(IN_URI, text) {
+        return Ok(());
+    }
+    let bad = text.chars().find(|c| c.is_ascii() && BYTES[*c as usize] & IN_URI == 0).unwrap_or_default();
+    let shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    Err(invalid(
+        name,
+        format!("is '{shown}', which is no URI reference such as /shop/1: {bad:?} is not allowed in one"),
+    ))
+}
+
+/// Checks that the URI `text` starts with a scheme.
+fn check_scheme(name: &str, text: &str) -> Result<(), InvalidMessage> {
+    let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+    if is_scheme {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    Err(invalid(
+        name,
+        format!("is '{shown}', which is no URI such as https://example.com/order.json: it has no scheme"),
+    ))
+}
+
+/// Checks that `text` is `type/subtype`, with or without parameters, which are not looked at.
+fn check_media_type(text: &str) -> Result<(), InvalidMessage> {
+    let media = text.split(';').next().unwrap_or_default().trim();
+    let is_part = |part: &str| !part.is_empty() && consists_of(IN_TOKEN, part);
+    if media.split_once('/').is_some_and(|(one, other)| is_part(one) && is_part(other)) {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    Err(invalid("datacontenttype", format!("is '{shown}', which is no media type such as application/json")))
 }
 
 #[cfg(test)]
@@ -435,6 +518,16 @@ mod tests {
             (Attributes { source: "a\nb", ..base }, "control character"),
             (Attributes { time: Some("yesterday"), ..base }, "not RFC 3339"),
             (Attributes { subject: Some(""), ..base }, "leave it out"),
+            (Attributes { source: "a b", ..base }, "'source' is 'a b', which is no URI reference such as /shop/1: ' '"),
+            (Attributes { source: "/a|b", ..base }, "'|' is not allowed"),
+            (Attributes { source: "a\\b", ..base }, "'\\\\' is not allowed"),
+            (Attributes { data_schema: Some("urn:x y"), ..base }, "'dataschema' is 'urn:x y'"),
+            (Attributes { data_schema: Some("order.json"), ..base }, "no scheme"),
+            (Attributes { data_schema: Some("/a:b"), ..base }, "no scheme"),
+            (Attributes { content_type: Some("nonsense"), ..base }, "'nonsense', which is no media type"),
+            (Attributes { content_type: Some("text/"), ..base }, "no media type"),
+            (Attributes { content_type: Some("/json; a=b/c"), ..base }, "no media type"),
+            (Attributes { content_type: Some("text/a b"), ..base }, "no media type"),
             (Attributes { extensions: &[("Bad", "x")], ..base }, "only a-z and 0-9"),
             (Attributes { extensions: &[("data", "x")], ..base }, "of CloudEvents itself"),
             (Attributes { extensions: &[("a", "x"), ("a", "y")], ..base }, "stands twice"),
@@ -442,6 +535,33 @@ mod tests {
         for (attributes, expected) in bad {
             let error = Message::new(&attributes, b"").expect_err(expected).to_string();
             assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+        }
+    }
+
+    #[test]
+    fn what_uris_and_media_types_look_like_passes() {
+        let base = Attributes { id: "1", source: "/s", kind: "t", ..Attributes::default() };
+        for source in [
+            "/",
+            "a",
+            "urn:uuid:6e8bc430",
+            "https://h:80/p;x/?q=%20&a[]=1#f",
+            "mailto:a@b",
+            "../x",
+            "caf\u{e9}",
+            "(~!$'*+,=)",
+        ] {
+            assert!(Message::new(&Attributes { source, ..base }, b"").is_ok(), "{source:?} was refused");
+        }
+        for schema in ["urn:x", "https://example.com/a.json#b", "a+b-c.d:"] {
+            let attributes = Attributes { data_schema: Some(schema), ..base };
+            assert!(Message::new(&attributes, b"").is_ok(), "{schema:?} was refused");
+        }
+        for content_type in
+            ["a/b", "application/vnd.x+json; charset=\"utf-8\"", "text/plain ;x", "multipart/form-data; boundary=a/b"]
+        {
+            let attributes = Attributes { content_type: Some(content_type), ..base };
+            assert!(Message::new(&attributes, b"").is_ok(), "{content_type:?} was refused");
         }
     }
 

@@ -71,7 +71,7 @@ name!(
     Topic, "topic", check_topic
 );
 name!(
-    /// A queue's name: starts with a letter or digit, then also `. _ -`; up to 128 bytes.
+    /// A queue's name: starts with one of `A-Z a-z 0-9`, then also `. _ -`; up to 128 bytes.
     QueueName, "queue name", check_name
 );
 name!(
@@ -96,7 +96,7 @@ fn check_topic(text: &str) -> Result<(), String> {
         }
         if let Some(bad) = word.chars().find(|c| !c.is_ascii() || !is_word_byte(*c as u8)) {
             return Err(format!(
-                "it contains {bad:?}; words have letters, digits, '_' and '-', with dots between them"
+                "it contains {bad:?}; words have letters a-z and A-Z, digits, '_' and '-', with dots between them"
             ));
         }
     }
@@ -111,10 +111,10 @@ fn check_name(text: &str) -> Result<(), String> {
         return Err(format!("it has {} bytes, more than {NAME_BYTES_MAX}", text.len()));
     }
     if !text.as_bytes()[0].is_ascii_alphanumeric() {
-        return Err("it must start with a letter or a digit".into());
+        return Err("it must start with a letter a-z, A-Z or a digit".into());
     }
     if let Some(bad) = text.chars().find(|c| !c.is_ascii() || !(is_word_byte(*c as u8) || *c == '.')) {
-        return Err(format!("it contains {bad:?}; letters, digits, '.', '_' and '-' are allowed"));
+        return Err(format!("it contains {bad:?}; letters a-z and A-Z, digits, '.', '_' and '-' are allowed"));
     }
     Ok(())
 }
@@ -141,5 +141,8 @@ mod tests {
         for bad in ["", ".a", "-a", "a/b", "a b", "\u{e9}", &"x".repeat(129)] {
             assert!(QueueName::new(bad).is_err(), "{bad:?} passed");
         }
+        // Also a letter, but none of those.
+        let error = QueueName::new("\u{fc}mlaut").expect_err("it passed").reason;
+        assert_eq!(error, "it must start with a letter a-z, A-Z or a digit");
     }
 }

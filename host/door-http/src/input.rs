@@ -9,24 +9,44 @@ use axum::http::{Request, Uri};
 use pelton_core::engine::Cursor;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::api::Shared;
 use crate::body::Received;
 use crate::limits::{COMMAND_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX};
 use crate::problem::{Code, Problem};
+use crate::shape::{Shape, difference};
 
-/// Reads the small JSON body of a command.
+/// Reads the small JSON body of a command, which takes no parameters.
 pub(crate) async fn command(shared: &Shared, request: Request<Body>) -> Result<Received<'_>, Problem> {
     let (head, body) = request.into_parts();
-    shared.budget.read(&head.headers, body, COMMAND_BYTES_MAX, "the limit of this call").await
+    let received = shared.budget.read(&head.headers, body, COMMAND_BYTES_MAX, "the limit of this call").await?;
+    Parameters::none(&head.uri)?;
+    Ok(received)
 }
 
 /// The command that `body` spells; an empty body is an empty object.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| {
-        if error.is_data() { Problem::new(Code::InvalidRequest, error.to_string()) } else { invalid_json(&error) }
-    })
+pub(crate) fn parse<'a, T: Deserialize<'a> + Shape>(body: &'a [u8]) -> Result<T, Problem> {
+    let trimmed = body.trim_ascii();
+    let body = if trimmed.is_empty() { b"{}" } else { body };
+    // The deserializer would take a list for an object, too.
+    let parsed = if trimmed.starts_with(b"[") { None } else { Some(serde_json::from_slice(body)) };
+    match parsed {
+        Some(Ok(command)) => Ok(command),
+        Some(Err(error)) if !error.is_data() => Err(invalid_json(&error)),
+        refused => Err(explain::<T>(body, refused.and_then(Result::err))),
+    }
+}
+
+/// The problem of a body that is JSON, but not what was asked for.
+fn explain<T: Shape>(body: &[u8], error: Option<serde_json::Error>) -> Problem {
+    let value: Value = match serde_json::from_slice(body) {
+        Ok(value) => value,
+        Err(error) => return invalid_json(&error),
+    };
+    // What is left for the deserializer to say: a member that stands twice.
+    let other = || error.map_or_else(|| "the body is not what this call takes".to_owned(), |error| error.to_string());
+    invalid(difference(&value, T::MEMBERS).unwrap_or_else(other))
 }
 
 /// The problem of a body that is no JSON, with the place.
@@ -36,10 +56,60 @@ pub(crate) fn invalid_json(error: &serde_json::Error) -> Problem {
         .with("column", error.column())
 }
 
-/// The query parameters as `T`, which names those that there are.
-pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
-    let query = axum::extract::Query::<T>::try_from_uri(uri);
-    query.map(|query| query.0).map_err(|rejection| Problem::new(Code::InvalidRequest, rejection.body_text()))
+/// The query parameters of a call.
+pub(crate) struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    /// Those of `uri`, which may be any of `known`, each once.
+    pub(crate) fn of(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
+        if uri.query().is_none_or(str::is_empty) {
+            return Ok(Self(Vec::new()));
+        }
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
+        let pairs = pairs.map_err(|_| invalid("the query is not of the form name=value&name=value, in UTF-8"))?.0;
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            let shown: String = name.chars().take(40).collect();
+            if !known.contains(&name.as_str()) {
+                return Err(invalid(format!("the parameter '{shown}' is unknown; {}", list(known))));
+            }
+            if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(invalid(format!("the parameter '{shown}' stands twice")));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// Checks that `uri` has none.
+    pub(crate) fn none(uri: &Uri) -> Result<(), Problem> {
+        Self::of(uri, &[]).map(drop)
+    }
+
+    /// The value of `name`.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// How many (`max`), and behind what (`after`).
+    pub(crate) fn page(&self) -> Result<(usize, Option<Cursor>), Problem> {
+        let max = self.text("max").map(|text| {
+            let shown: String = text.chars().take(40).collect();
+            text.parse()
+                .map_err(|_| invalid(format!("'max' is '{shown}'; a whole number, 1 to {PAGE_MAX}, is expected")))
+        });
+        Ok((count("max", max.transpose()?, PAGE_DEFAULT)?, self.after()))
+    }
+
+    /// Behind what.
+    pub(crate) fn after(&self) -> Option<Cursor> {
+        self.text("after").map(|text| Cursor(text.to_owned()))
+    }
+}
+
+fn list(known: &[&str]) -> String {
+    match known {
+        [] => "this call takes none".to_owned(),
+        known => format!("known are '{}'", known.join("', '")),
+    }
 }
 
 /// What the path holds in the places of its `{}`, percent-decoded.
@@ -51,21 +121,6 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for InPath<
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = axum::extract::Path::<T>::from_request_parts(parts, state).await;
         path.map(|path| Self(path.0)).map_err(|rejection| Problem::new(Code::InvalidRequest, rejection.body_text()))
-    }
-}
-
-/// `?max=&after=`
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PageQuery {
-    max: Option<usize>,
-    after: Option<String>,
-}
-
-impl PageQuery {
-    /// How many, and behind what.
-    pub(crate) fn checked(self) -> Result<(usize, Option<Cursor>), Problem> {
-        Ok((count("max", self.max, PAGE_DEFAULT)?, self.after.map(Cursor)))
     }
 }
 

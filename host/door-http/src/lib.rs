@@ -12,6 +12,7 @@ mod input;
 pub mod limits;
 mod problem;
 mod serve;
+mod shape;
 mod stall;
 
 pub use self::api::Api;

@@ -6,7 +6,7 @@
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use pelton_core::broker::{PullError, UnknownQueue};
+use pelton_core::broker::{ExtendError, PullError, UnknownQueue};
 use pelton_core::engine::{EngineError, SettleError};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
@@ -184,6 +184,7 @@ impl From<PullError> for Problem {
     fn from(error: PullError) -> Self {
         match error {
             PullError::UnknownQueue(error) => error.into(),
+            PullError::InvalidCursor(error) => Self::new(Code::InvalidRequest, format!("'after': {error}")),
             PullError::Engine(error) => error.into(),
         }
     }
@@ -195,6 +196,17 @@ impl From<SettleError> for Problem {
             SettleError::LeaseLost => Code::LeaseLost,
             SettleError::AlreadySettled => Code::AlreadySettled,
             SettleError::Engine(error) => engine_code(error),
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<ExtendError> for Problem {
+    fn from(error: ExtendError) -> Self {
+        let code = match &error {
+            ExtendError::NotInForce => Code::LeaseLost,
+            ExtendError::AlreadySettled => Code::AlreadySettled,
+            ExtendError::Engine(error) => engine_code(error),
         };
         Self::new(code, error.to_string())
     }

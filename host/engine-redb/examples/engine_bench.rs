@@ -1,7 +1,7 @@
 //! What the engine can do on this machine: `cargo run --release -p pelton-engine-redb --example engine_bench`.
 //!
-//! Messages of 256 B, every append and settlement synced. Prints appends a second, messages a second through append, lease
-//! and settle at several batch sizes, and what a backlog costs: time to start, memory, delivery rate. With arguments:
+//! Messages of 256 B, every append and settlement synced. Prints messages appended and settled a second at several batch
+//! sizes, and what a backlog costs: time to start, memory, delivery rate. With arguments:
 //! `rates` (only the rates), `rate PRODUCERS BATCH CONSUMERS`, `backlog MESSAGES` (only the backlog).
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
@@ -120,20 +120,26 @@ impl Running {
     }
 }
 
-/// The rate of `counter` over some seconds after a warm-up, and commits a second meanwhile.
-async fn rate(counter: &AtomicU64, metrics: &EngineMetrics) -> (f64, f64) {
+/// The rates of `counters` over some seconds after a warm-up, and commits a second meanwhile.
+async fn rate<const N: usize>(counters: [&AtomicU64; N], metrics: &EngineMetrics) -> ([f64; N], f64) {
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let (before, commits, started) = (counter.load(Ordering::Relaxed), metrics.commits.get(), Instant::now());
+    let read = || counters.map(|counter| counter.load(Ordering::Relaxed));
+    let (before, commits, started) = (read(), metrics.commits.get(), Instant::now());
     tokio::time::sleep(Duration::from_secs_f64(SECONDS)).await;
     let seconds = started.elapsed().as_secs_f64();
-    let count = (counter.load(Ordering::Relaxed) - before) as f64;
-    (count / seconds, (metrics.commits.get() - commits) as f64 / seconds)
+    let after = read();
+    let rates = std::array::from_fn(|at| (after[at] - before[at]) as f64 / seconds);
+    (rates, (metrics.commits.get() - commits) as f64 / seconds)
 }
 
-fn memory_mib() -> u64 {
+/// What this process has in memory, and had at most.
+fn memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+    let mib = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+    };
+    format!("memory {} MiB, at most {} MiB", mib("VmRSS"), mib("VmHWM"))
 }
 
 /// User and system time of the writer's thread, in seconds.
@@ -153,13 +159,12 @@ async fn throughput(dir: &Path, producers: usize, batch: usize, consumers: usize
     let producing = produce(&engine, queue, producers, batch, &stop);
     let consuming = consume(&engine, queue, consumers, &stop);
     let (busy, started) = (writer_seconds(), Instant::now());
-    let counter = if consumers > 0 { &consuming.count } else { &producing.count };
-    let (per_second, commits) = rate(counter, &metrics).await;
+    let ([appended, settled], commits) = rate([&producing.count, &consuming.count], &metrics).await;
     let busy = writer_seconds() - busy;
-    let per_message = busy / started.elapsed().as_secs_f64() / per_second * 1e6;
-    let what = if consumers > 0 { "append + lease + settle" } else { "append" };
+    let per_message = busy / started.elapsed().as_secs_f64() / (appended + settled) * 1e6;
     println!(
-        "{what:24} {producers:4} x {batch:4}: {per_second:9.0}/s, {commits:6.0} commits/s, writer {per_message:.2} us each"
+        "{producers:4} x {batch:4} to {consumers:2}: {appended:9.0} appended/s, {settled:9.0} settled/s, {commits:6.0} commits/s, \
+         writer {per_message:.2} us for each of both"
     );
     stop.store(true, Ordering::Relaxed);
     producing.end().await;
@@ -170,7 +175,7 @@ async fn throughput(dir: &Path, producers: usize, batch: usize, consumers: usize
 async fn drain_rate(engine: &Arc<RedbEngine>, metrics: &EngineMetrics, queue: QueueId) -> f64 {
     let stop = Arc::new(AtomicBool::new(false));
     let consuming = consume(engine, queue, 16, &stop);
-    let (per_second, _) = rate(&consuming.count, metrics).await;
+    let ([per_second], _) = rate([&consuming.count], metrics).await;
     stop.store(true, Ordering::Relaxed);
     consuming.end().await;
     per_second
@@ -190,11 +195,7 @@ async fn fill_and_die(dir: &Path, messages: usize) {
     let started = Instant::now();
     fill(&engine, messages).await;
     let file_mib = std::fs::metadata(dir.join("pelton.redb")).map_or(0, |file| file.len() >> 20);
-    println!(
-        "backlog of {messages}: filled in {:.1?}, file {file_mib} MiB, memory {} MiB",
-        started.elapsed(),
-        memory_mib()
-    );
+    println!("backlog of {messages}: filled in {:.1?}, file {file_mib} MiB, {}", started.elapsed(), memory());
     let pid = std::process::id().to_string();
     let _ = std::process::Command::new("kill").args(["-9", &pid]).status();
 }
@@ -203,10 +204,10 @@ async fn fill_and_die(dir: &Path, messages: usize) {
 async fn start(dir: &Path, after: &str) {
     let started = Instant::now();
     let (engine, metrics) = open(dir);
-    println!("  start after {after}: {:.1?}, memory {} MiB", started.elapsed(), memory_mib());
+    println!("  start after {after}: {:.1?}, {}", started.elapsed(), memory());
     let queue = define(&engine).await;
     let per_second = drain_rate(&engine, &metrics, queue).await;
-    println!("  delivery from the backlog: {per_second:.0}/s, memory {} MiB", memory_mib());
+    println!("  delivery from the backlog: {per_second:.0}/s, {}", memory());
     engine.close(Duration::from_secs(30)).await;
 }
 

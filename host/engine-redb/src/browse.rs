@@ -1,7 +1,7 @@
 //! Pages of a queue, read from a snapshot on the caller's side: the writer only makes the snapshot.
 
 use pelton_core::clock::WallMs;
-use pelton_core::engine::{Attempt, Browse, DeadLetter, EngineError, EntryId, Page, Position, Stored};
+use pelton_core::engine::{Attempt, Browse, DeadLetter, EntryId, Page, Position, RequestError, Stored};
 use pelton_core::name::QueueName;
 use redb::{ReadOnlyTable, ReadTransaction};
 
@@ -41,13 +41,13 @@ impl Snapshot {
     /// known here: `leased` is false.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] when the disk fails, [`EngineError::Corrupt`] when a row can't be read.
-    pub fn page(&self, what: &Browse, page_bytes: usize) -> Result<Page, EngineError> {
-        self.read(what, page_bytes).map_err(|failure| failure.undone())
+    /// [`RequestError::InvalidCursor`]; `Unavailable` when the disk fails, `Corrupt` when a row can't be read.
+    pub fn page(&self, what: &Browse, page_bytes: usize) -> Result<Page, RequestError> {
+        let start = After::of(what.after.as_ref())?;
+        self.read(what, start, page_bytes).map_err(|failure| failure.undone().into())
     }
 
-    fn read(&self, what: &Browse, page_bytes: usize) -> Result<Page, Failure> {
-        let Some(start) = After::of(what.after.as_ref()) else { return Ok(Page::default()) };
+    fn read(&self, what: &Browse, start: After, page_bytes: usize) -> Result<Page, Failure> {
         let (queue, max) = (what.queue.0, what.max.clamp(1, PAGE_MAX));
         let mut pages = Pages {
             reader: Reader::of(&self.txn)?,

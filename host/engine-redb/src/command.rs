@@ -63,6 +63,11 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it is one of those that need a commit and come in great numbers.
+    pub(crate) fn is_write(&self) -> bool {
+        matches!(self, Self::Append(_) | Self::Settle(_))
+    }
+
     /// Roughly how many messages it is about: what bounds a batch.
     pub(crate) fn messages(&self) -> usize {
         match self {

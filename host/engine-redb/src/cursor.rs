@@ -1,8 +1,8 @@
 //! Where a page or a step ended, as text: what callers pass back unread.
 //!
-//! A text that is none of ours leads nowhere: the page or step behind it is empty and the last.
+//! A text that is none of ours is an error of whoever passed it.
 
-use pelton_core::engine::Cursor;
+use pelton_core::engine::{Cursor, InvalidCursor, Select};
 
 /// A place in the order of a queue: first what is ready by position, then what waits by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +47,16 @@ impl After {
         })
     }
 
-    pub(crate) fn of(cursor: Option<&Cursor>) -> Option<Self> {
-        let Some(Cursor(text)) = cursor else { return Some(Self::START) };
+    /// Where a page begins.
+    ///
+    /// # Errors
+    /// [`InvalidCursor`] when the text is no cursor of a page.
+    pub(crate) fn of(cursor: Option<&Cursor>) -> Result<Self, InvalidCursor> {
+        let Some(cursor) = cursor else { return Ok(Self::START) };
+        Self::parse(&cursor.0).ok_or_else(|| InvalidCursor::new(cursor))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
         match text.split_at_checked(1)? {
             ("r", rest) => numbers(rest).map(|[position]| Self::Ready { position }),
             ("d", rest) => numbers(rest).map(|[due, position]| Self::Due { due, position }),
@@ -67,9 +75,18 @@ impl Step {
         })
     }
 
-    pub(crate) fn of(cursor: &Cursor) -> Option<Self> {
+    /// Where a step of a change to the messages of `select` begins.
+    ///
+    /// # Errors
+    /// [`InvalidCursor`] when the text is no cursor of such a change.
+    pub(crate) fn of(cursor: &Cursor, select: &Select) -> Result<Self, InvalidCursor> {
+        let fits = |step: &Self| matches!(step, Self::All { .. }) == matches!(select, Select::All);
+        Self::parse(&cursor.0).filter(fits).ok_or_else(|| InvalidCursor::new(cursor))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
         let index = |index: u64| usize::try_from(index).ok();
-        match cursor.0.split_at_checked(1)? {
+        match text.split_at_checked(1)? {
             ("R", rest) => {
                 numbers(rest).map(|[position, before]| Self::All { after: After::Ready { position }, before })
             }
@@ -91,18 +108,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursors_come_back_and_other_texts_lead_nowhere() {
+    fn cursors_come_back_and_other_texts_are_refused() {
+        let listed = Select::Positions(Vec::new());
         for after in [After::START, After::Ready { position: 77 }, After::Due { due: u64::MAX, position: 3 }] {
-            assert_eq!(After::of(Some(&after.to_cursor())), Some(after));
+            assert_eq!(After::of(Some(&after.to_cursor())), Ok(after));
             let step = Step::All { after, before: 9 };
-            assert_eq!(Step::of(&step.to_cursor()), Some(step));
+            assert_eq!(Step::of(&step.to_cursor(), &Select::All), Ok(step));
+            assert!(Step::of(&step.to_cursor(), &listed).is_err(), "{step:?} is of another selection");
         }
         for step in [Step::Listed { index: 12 }, Step::Search { index: 1, due: 2, position: 3 }] {
-            assert_eq!(Step::of(&step.to_cursor()), Some(step));
+            assert_eq!(Step::of(&step.to_cursor(), &listed), Ok(step));
+            assert!(Step::of(&step.to_cursor(), &Select::All).is_err(), "{step:?} is of another selection");
         }
         for text in ["", "r", "rx", "r1.2", "d1", "q1", "\u{e9}1", "R1", "S1.2", "L"] {
             let cursor = Cursor(text.to_owned());
-            assert_eq!((After::of(Some(&cursor)), Step::of(&cursor)), (None, None), "{text:?}");
+            let refused = InvalidCursor::new(&cursor);
+            assert_eq!(After::of(Some(&cursor)), Err(refused.clone()), "{text:?}");
+            assert_eq!(Step::of(&cursor, &Select::All), Err(refused.clone()), "{text:?}");
+            assert_eq!(Step::of(&cursor, &listed), Err(refused), "{text:?}");
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::browse::Snapshot;
 use crate::command::{Command, Grant, Reply, Request};
 use crate::open::{Disk, FileDisk, OpenError};
+use crate::panics;
 use crate::prepare::{PreparedSettlement, prepare, prepare_settlement};
 use crate::store::Store;
 use crate::tuning::Tuning;
@@ -157,7 +158,12 @@ impl RedbEngine {
         };
         let page_bytes = self.tuning.page_bytes;
         let read = tokio::task::spawn_blocking(move || snapshot.page(&what, page_bytes));
-        let mut page = read.await.map_err(|_| EngineError::Unavailable)??;
+        let mut page = read.await.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => {
+                EngineError::Corrupt(format!("redb can't read a page of the queue: {}", panics::text(&*panic)))
+            }
+            Err(_cancelled) => EngineError::Unavailable,
+        })??;
         let entries: Vec<EntryId> = page.items.iter().map(|item| item.entry).collect();
         if let Ok(Reply::Held(held)) = self.ask(Request::Held(entries)).await {
             page.items.iter_mut().zip(held).for_each(|(item, held)| item.leased = held);

@@ -36,6 +36,14 @@ pub enum OpenError {
         /// What the system says.
         reason: String,
     },
+    /// A file is in the way.
+    #[error("can't use '{}' as the data folder: '{}' is not a folder; choose another", .dir.display(), .file.display())]
+    NotAFolder {
+        /// The data folder.
+        dir: PathBuf,
+        /// What is in its place, or in that of a folder above it.
+        file: PathBuf,
+    },
     /// Files in it can't be created or written.
     #[error("can't write to '{}': {reason}; make it writable for this user, or choose another data folder", .path.display())]
     ReadOnly {
@@ -152,7 +160,10 @@ impl FileDisk {
     /// # Errors
     /// Any [`OpenError`] but [`OpenError::Newer`], which is for who opens the database.
     pub fn take(dir: &Path, store_id: u64) -> Result<Self, OpenError> {
-        let not_created = |error: io::Error| OpenError::NotCreated { dir: dir.to_owned(), reason: error.to_string() };
+        let not_created = |error: io::Error| match in_the_way(dir) {
+            Some(file) => OpenError::NotAFolder { dir: dir.to_owned(), file },
+            None => OpenError::NotCreated { dir: dir.to_owned(), reason: error.to_string() },
+        };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(not_created)?;
         let lock_path = dir.join(LOCK_FILE);
         let lock = File::options()
@@ -200,6 +211,13 @@ impl Disk for FileDisk {
     fn path(&self) -> &Path {
         &self.file
     }
+}
+
+/// What stands where `dir` or a folder above it should, and is none.
+fn in_the_way(dir: &Path) -> Option<PathBuf> {
+    // The nearest that exists; where a file is above, the system finds nothing below it.
+    let nearest = dir.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
+    nearest.filter(|(_, metadata)| !metadata.is_dir()).map(|(path, _)| path.to_owned())
 }
 
 /// Whether there is a data file; an empty one counts as none.

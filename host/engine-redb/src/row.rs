@@ -3,8 +3,8 @@
 //! Version 1, little endian. Header of 44 bytes: `version u8, flags u8, hops u8, priority u8, attempts u32, history u32,
 //! topic bytes u16, death bytes u16, entry u64, accepted ms u64, body id u64, body bytes u32`. Then the death
 //! (`origin queue u32, at ms u64, code u8, detail`), the topic, the message's head and, unless it lies in `bodies`, its
-//! body. `attempts` counts since the message was last accepted or redriven; `history` counts rows ever written to
-//! `attempts`, the table.
+//! body. `attempts` counts since the message came into its queue (accepted, redriven or dead); `history` counts rows
+//! ever written to `attempts`, the table.
 //!
 //! Invariant: a [`Row`] has been checked for version and lengths, so that its accessors can't fail.
 
@@ -299,13 +299,11 @@ fn code_number(code: DeadCode) -> u8 {
         DeadCode::Rejected => 2,
         DeadCode::RouteFailed => 3,
         DeadCode::TooManyHops => 4,
-        DeadCode::Discarded => 5,
     }
 }
 
 fn code_of(number: u8) -> Option<DeadCode> {
-    let codes =
-        [DeadCode::MaxAttempts, DeadCode::Rejected, DeadCode::RouteFailed, DeadCode::TooManyHops, DeadCode::Discarded];
+    let codes = [DeadCode::MaxAttempts, DeadCode::Rejected, DeadCode::RouteFailed, DeadCode::TooManyHops];
     codes.into_iter().find(|code| code_number(*code) == number)
 }
 

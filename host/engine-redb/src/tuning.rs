@@ -39,9 +39,12 @@ pub struct Tuning {
     pub page_bytes: usize,
     /// Most commands in one batch.
     pub batch_commands: usize,
-    /// A batch that has this many messages is closed. Commands wait in one line, so that a small batch makes settlements
-    /// wait behind appends for several commits.
+    /// A batch that appends this many messages, or settles this many, is closed.
     pub batch_messages: usize,
+    /// The same for the messages appended by a batch that settles as well. Consumers come back once a commit, so that
+    /// short commits keep their pace when producers send more than the disk takes; beyond some 1,000 messages a commit
+    /// costs the same for each.
+    pub batch_appends: usize,
     /// After a batch of more writing commands than this, the writer waits for about as many to come again before it
     /// commits: those that it just answered are on their way back.
     pub gather_from: usize,
@@ -67,7 +70,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            cache_bytes: 64 << 20,
+            cache_bytes: 40 << 20,
             window_entries: 4096,
             window_bytes: 4 << 20,
             windows_bytes: 32 << 20,
@@ -85,6 +88,7 @@ impl Default for Tuning {
             page_bytes: 8 << 20,
             batch_commands: 4096,
             batch_messages: 8192,
+            batch_appends: 2048,
             gather_from: 16,
             gather: Duration::from_micros(300),
             gather_max: 256,

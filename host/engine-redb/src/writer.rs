@@ -7,13 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use pelton_core::clock::Clock;
+use pelton_core::clock::{Clock, Monotonic};
 use pelton_core::engine::{Counts, Health, LeaseToken, QueueCounts};
 use pelton_core::metrics::EngineMetrics;
 use tokio::sync::{oneshot, watch};
 
 use crate::command::{Command, Now, Reply, Request, Ticket};
 use crate::engine::{Delivered, End};
+use crate::lines::Lines;
+use crate::panics;
 use crate::store::Store;
 use crate::tuning::Tuning;
 
@@ -96,36 +98,14 @@ pub(crate) struct Writer {
     receiver: mpsc::Receiver<Message>,
     outlets: Outlets,
     tuning: Tuning,
+    /// What was received and waits for a batch.
+    lines: Lines<Address>,
     /// Writing commands that are worth waiting for.
     expected: usize,
 }
 
-/// What one turn of the loop found to do.
-#[derive(Default)]
-struct Batch {
-    commands: Vec<Command<Address>>,
-    close: Option<Option<oneshot::Sender<()>>>,
-    messages: usize,
-    /// Commands that need a commit.
-    writes: usize,
-}
-
-impl Batch {
-    fn push(&mut self, message: Message) {
-        match message {
-            Message::Command(command) => {
-                self.messages += command.request.messages();
-                self.writes += usize::from(matches!(command.request, Request::Append(_) | Request::Settle(_)));
-                self.commands.push(command);
-            }
-            Message::GiveBack(tokens) => {
-                let request = Request::Release(tokens);
-                self.commands.push(Command { ticket: Address::nobody(), request });
-            }
-            Message::Close(answer) => self.close = Some(answer),
-        }
-    }
-}
+/// What closing is answered with; none: nobody asked for an answer.
+type Closing = Option<oneshot::Sender<()>>;
 
 impl Writer {
     pub(crate) fn new(
@@ -135,10 +115,10 @@ impl Writer {
         receiver: mpsc::Receiver<Message>,
         outlets: Outlets,
     ) -> Self {
-        Self { store, clock, receiver, outlets, tuning, expected: 0 }
+        Self { store, clock, receiver, outlets, tuning, lines: Lines::default(), expected: 0 }
     }
 
-    /// Runs until closed, or until a panic that leaves nothing to go on with.
+    /// Runs until closed. After a panic of the store everything is refused, and the health says why.
     pub(crate) fn run(mut self) {
         let ended = catch_unwind(AssertUnwindSafe(|| self.serve()));
         let reason = match ended {
@@ -149,18 +129,18 @@ impl Writer {
                 }
                 return;
             }
-            Err(panic) => panic_text(&*panic),
+            Err(panic) => panics::text(&*panic),
         };
         tracing::error!(%reason, "The writer failed; nothing is stored any more until a restart.");
         self.outlets.health.send_replace(Health::Failed(format!("the writer failed: {reason}")));
     }
 
-    fn serve(&mut self) -> Option<oneshot::Sender<()>> {
+    fn serve(&mut self) -> Closing {
         self.outlets.board.publish(self.store.take_changed_counts());
         loop {
-            let Batch { commands, close, .. } = self.gather();
-            self.apply(commands);
-            if let Some(answer) = close {
+            let (batch, closing) = self.gather();
+            self.apply_guarded(batch);
+            if let Some(answer) = closing {
                 let mut replies = Vec::new();
                 self.store.close(self.now(), &mut replies);
                 self.send(replies);
@@ -174,35 +154,55 @@ impl Writer {
         Now { wall: self.clock.wall(), monotonic: self.clock.monotonic() }
     }
 
-    /// Waits for a message or for the store's next deadline, then takes what else is there or about to come.
-    fn gather(&mut self) -> Batch {
-        let mut batch = Batch::default();
+    /// Waits for a message or for the store's next deadline, then takes what else is there or about to come: the next
+    /// batch, and whether it is the last.
+    fn gather(&mut self) -> (Vec<Command<Address>>, Option<Closing>) {
+        let deadline = if self.lines.is_empty() { self.store.next_deadline(self.now()) } else { Some(Duration::ZERO) };
         // The clocks may be stepped or not be the system's, so that a long wait is cut into ticks.
-        let first = match self.store.next_deadline(self.now()) {
+        let first = match deadline {
             Some(Duration::ZERO) => self.receiver.try_recv().ok(),
             Some(wait) => self.receiver.recv_timeout(wait.min(self.tuning.tick)).ok(),
             None => Some(self.receiver.recv().unwrap_or(Message::Close(None))),
         };
-        let Some(first) = first else { return batch };
-        batch.push(first);
         let started = self.clock.monotonic();
-        while batch.close.is_none()
-            && batch.messages < self.tuning.batch_messages
-            && batch.commands.len() < self.tuning.batch_commands
-        {
-            let next = self.receiver.try_recv().ok().or_else(|| {
-                let left = self.tuning.gather.saturating_sub(self.clock.monotonic().since(started));
-                let worth_it = batch.writes < self.expected && !left.is_zero();
-                worth_it.then(|| self.receiver.recv_timeout(left).ok()).flatten()
-            });
-            match next {
-                Some(message) => batch.push(message),
-                None => break,
+        let mut next = first;
+        while let Some(message) = next {
+            match message {
+                Message::Command(command) => self.lines.push(command),
+                Message::GiveBack(tokens) => {
+                    self.lines.push(Command { ticket: Address::nobody(), request: Request::Release(tokens) });
+                }
+                Message::Close(answer) => return (self.lines.take_all(), Some(answer)),
             }
+            if self.lines.is_full(&self.tuning) {
+                break;
+            }
+            next = self.receiver.try_recv().ok().or_else(|| self.wait_for_more(started));
         }
-        let many = batch.writes > self.tuning.gather_from;
-        self.expected = if many { batch.writes.min(self.tuning.gather_max) } else { 0 };
-        batch
+        let batch = self.lines.take(&self.tuning);
+        let writes = batch.iter().filter(|command| command.request.is_write()).count();
+        let many = writes > self.tuning.gather_from;
+        self.expected = if many { writes.min(self.tuning.gather_max) } else { 0 };
+        (batch, None)
+    }
+
+    /// Those that were just answered are on their way back.
+    fn wait_for_more(&self, started: Monotonic) -> Option<Message> {
+        let left = self.tuning.gather.saturating_sub(self.clock.monotonic().since(started));
+        let worth_it = self.lines.writes() < self.expected && !left.is_zero();
+        worth_it.then(|| self.receiver.recv_timeout(left).ok()).flatten()
+    }
+
+    /// Applies the commands. redb asserts what only a damaged file breaks, at any time; whoever was in its hands then gets
+    /// no reply, and so hears that nobody knows.
+    fn apply_guarded(&mut self, commands: Vec<Command<Address>>) {
+        let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.apply(commands))) else { return };
+        let reason = format!("the store panicked: {}", panics::text(&*panic));
+        tracing::error!(%reason, "The store failed; nothing is stored any more until a restart.");
+        let mut replies = Vec::new();
+        self.store.give_up(reason, &mut replies);
+        self.publish();
+        self.send(replies);
     }
 
     fn apply(&mut self, commands: Vec<Command<Address>>) {
@@ -247,9 +247,4 @@ impl Writer {
             address.deliver(reply);
         }
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a text".to_owned())
 }

@@ -113,9 +113,17 @@ fn a_folder_that_can_not_be_is_an_error() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("file");
     fs::write(&file, "x").expect("written");
-    let error = check(&file.join("data"), &["can't create the data folder", "choose another"]);
-    assert!(matches!(error, OpenError::NotCreated { .. }), "{error:?}");
-    let error = check(&file, &["can't create the data folder"]);
+    for dir in [&file, &file.join("data"), &file.join("some/data")] {
+        let error = check(dir, &["data folder", "file' is not a folder", "choose another"]);
+        assert!(matches!(&error, OpenError::NotAFolder { file: found, .. } if *found == file), "{error:?}");
+    }
+}
+
+/// `/sys` takes no folders from anybody either.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_can_not_be_created_is_an_error() {
+    let error = check(Path::new("/sys/pelton"), &["can't create the data folder", "create it, or choose another"]);
     assert!(matches!(error, OpenError::NotCreated { .. }), "{error:?}");
 }
 

@@ -85,7 +85,9 @@ impl From<Refused> for Failure {
 
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.detail, self.code)?;
+        // The broker speaks to programs; here is its command line.
+        let detail = self.detail.replace("GET /v1/queues lists them", "`pelton queues` lists them");
+        write!(f, "{detail} ({})", self.code)?;
         if self.status == StatusCode::UNAUTHORIZED.as_u16() {
             write!(f, "\nhelp: export the broker's token as PELTON_TOKEN, or name its variable with --token-env")?;
         }
@@ -148,7 +150,11 @@ impl Client {
 
     /// Sends `request` and returns the answer if it is a success.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, CallError> {
-        let response = request.send().await.map_err(|error| CallError::Transport(self.unreachable(&error)))?;
+        let (client, request) = request.build_split();
+        let request = request.map_err(|error| CallError::Transport(self.unreachable(&error, false)))?;
+        let is_read = request.method() == Method::GET;
+        let response = client.execute(request).await;
+        let response = response.map_err(|error| CallError::Transport(self.unreachable(&error, is_read)))?;
         if response.status().is_success() {
             Ok(response)
         } else {
@@ -159,7 +165,8 @@ impl Client {
     /// Sends `request` and reads the JSON of the answer.
     pub(crate) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CallError> {
         let response = self.send(request).await?;
-        let bytes = response.bytes().await.map_err(|error| CallError::Transport(self.unreachable(&error)))?;
+        // Whatever was asked was done: success was answered. But what it came to is not known.
+        let bytes = response.bytes().await.map_err(|error| CallError::Transport(self.unreachable(&error, false)))?;
         serde_json::from_slice(&bytes).map_err(|error| {
             let message = format!("the answer of {} is not what was expected: {error}", self.base);
             CallError::Transport(Failure::new(Exit::Failed, message))
@@ -176,25 +183,40 @@ impl Client {
         self.json(self.request(Method::POST, path).json(body)).await
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+    /// What to say about a request without an answer; `is_read`: it could not change anything.
+    fn unreachable(&self, error: &reqwest::Error, is_read: bool) -> Failure {
         let base = &self.base;
         if error.is_connect() {
             return Failure::new(
                 Exit::Unreachable,
                 format!(
-                    "no broker answers at {base}\n\
-                     help: start one with `pelton dev` or `pelton serve`, or name another with --url or PELTON_URL"
+                    "no broker answers at {base}{}\n\
+                     help: start one with `pelton dev` or `pelton serve`, or name another with --url or PELTON_URL",
+                    cause_of_connect(error)
                 ),
             );
         }
-        if error.is_timeout() {
-            let message = format!("{base} did not answer in time; whether it did what was asked is unknown");
-            return Failure::new(Exit::Unavailable, message);
-        }
-        let message =
-            format!("the connection to {base} broke: {}; whether it did what was asked is unknown", root(error));
+        let unknown = if is_read { "" } else { "; whether it did what was asked is unknown" };
+        let message = if error.is_timeout() {
+            format!("{base} did not answer in time{unknown}")
+        } else {
+            format!("the connection to {base} broke: {}{unknown}", root(error))
+        };
         Failure::new(Exit::Unavailable, message)
     }
+}
+
+/// Why nobody could be reached, unless it is that nobody listens there.
+fn cause_of_connect(error: &reqwest::Error) -> String {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return String::new();
+        }
+        cause = error.source();
+    }
+    format!(": {}", root(error))
 }
 
 /// The innermost cause: what the system said.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use pelton_core::config::check;
 use pelton_core::plan::{Plan, SecretSource};
+use toml::de::DeTable;
 
 use crate::exit::Failure;
 use crate::output;
@@ -75,8 +76,41 @@ pub(crate) fn folder_of(file: &Path) -> PathBuf {
     }
 }
 
+/// `problem` with the place in `file` of the first of `keys` that `table` has, before the `help:` if there is one. As it is
+/// where the place can't be found.
+pub(crate) fn placed(file: &Path, table: &[&str], keys: &[&str], problem: &str) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let Some(at) = offset(&text, table, keys) else { return problem.to_owned() };
+    let line_start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    let line = text[..at].matches('\n').count() + 1;
+    let column = text[line_start..at].chars().count() + 1;
+    let (what, help) = problem.split_at(problem.find("\nhelp: ").unwrap_or(problem.len()));
+    format!("{what}\n --> {}:{line}:{column}{help}", file.display())
+}
+
+/// Where in `text` the first of `keys` stands that `table` has.
+fn offset(text: &str, table: &[&str], keys: &[&str]) -> Option<usize> {
+    let document = DeTable::parse(text).ok()?;
+    let mut place = document.get_ref();
+    for name in table {
+        place = place.iter().find(|(key, _)| key.get_ref() == name)?.1.get_ref().as_table()?;
+    }
+    let key = |wanted: &&str| place.keys().find(|key| key.get_ref() == wanted);
+    Some(keys.iter().find_map(key)?.span().start)
+}
+
+/// Reads the token that callers of the HTTP door must show, if `file` asks for one.
+pub(crate) fn token(file: &Path, plan: &Plan) -> Result<Option<String>, Failure> {
+    let read = |source| {
+        let placed =
+            |failure: Failure| Failure { message: placed(file, &["http"], &["token"], &failure.message), ..failure };
+        secret("[http] token", source).map_err(placed)
+    };
+    plan.http.token.as_ref().map(read).transpose()
+}
+
 /// Reads a secret from where the plan says it is.
-pub(crate) fn secret(what: &str, source: &SecretSource) -> Result<String, Failure> {
+fn secret(what: &str, source: &SecretSource) -> Result<String, Failure> {
     let value = match source {
         SecretSource::Env(name) => std::env::var(name).map_err(|_| {
             Failure::config(format!(
@@ -95,10 +129,7 @@ pub(crate) fn secret(what: &str, source: &SecretSource) -> Result<String, Failur
 
 /// Shows a plan's warnings.
 pub(crate) fn show_warnings(plan: &Plan) {
-    let paint = output::Paint::stderr();
-    for warning in &plan.warnings {
-        output::note(&format!("{} {warning}", paint.yellow("warning:")));
-    }
+    plan.warnings.iter().for_each(|warning| output::warning(warning));
 }
 
 #[cfg(test)]
@@ -117,6 +148,23 @@ mod tests {
         let error = load(&folder.path().join("broker.toml")).expect_err("missing");
         assert_eq!(error.exit, crate::exit::Exit::Config);
         assert!(error.message.contains("does not exist") && error.message.contains("--config"), "{}", error.message);
+    }
+
+    #[test]
+    fn problems_are_placed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("broker.toml");
+        std::fs::write(&file, "[http]\nlisten = \"\"\n[consumers]\nb = { queue = \"q\", source = \"x\" }\n")
+            .expect("writes");
+        let shown = file.display();
+        let check = |table: &[&str], keys: &[&str], problem: &str, expected: &str| {
+            assert_eq!(placed(&file, table, keys, problem), expected);
+        };
+        let keys = ["component", "source"];
+        check(&["consumers", "b"], &keys, "bad", &format!("bad\n --> {shown}:4:20"));
+        check(&["consumers", "b"], &keys, "bad\nhelp: mend", &format!("bad\n --> {shown}:4:20\nhelp: mend"));
+        check(&["consumers", "c"], &keys, "bad", "bad");
+        check(&["http"], &["token"], "bad", "bad");
     }
 
     #[test]

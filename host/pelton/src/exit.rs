@@ -91,6 +91,17 @@ impl Failure {
         Self::new(Exit::Component, message)
     }
 
+    /// Several problems as one: a single one as it is, more of them each with its own `error:`.
+    pub(crate) fn components(problems: &[String]) -> Self {
+        match problems {
+            [only] => Self::component(only.as_str()),
+            several => {
+                let each: Vec<_> = several.iter().map(|problem| format!("error: {problem}")).collect();
+                Self::component(each.join("\n\n"))
+            }
+        }
+    }
+
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }

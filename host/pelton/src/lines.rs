@@ -115,15 +115,17 @@ impl Shape {
     /// The message in `text`, line number `line`; the error names the line.
     pub(crate) fn record(&self, line: u64, text: &str) -> Result<Record, String> {
         let at = |problem: String| format!("line {line}: {problem}");
+        // A line's end is none of JSON's: errors at the end of the text would count it as a line.
+        let text = text.trim_end();
         let needs_fields = !self.topic.is_plain() || self.body.is_some() || self.id.is_some();
         if !needs_fields {
             let whole: &RawValue =
-                serde_json::from_str(text).map_err(|error| at(format!("it is not JSON: {error}")))?;
+                serde_json::from_str(text).map_err(|error| at(format!("it is not JSON: {}", told(&error))))?;
             let topic = self.topic.plain().map_err(at)?;
             return Ok(Record { line, topic, id: None, body: whole.get().to_owned() });
         }
         let fields: Fields<'_> =
-            serde_json::from_str(text).map_err(|error| at(format!("it is not a JSON object: {error}")))?;
+            serde_json::from_str(text).map_err(|error| at(format!("it is not a JSON object: {}", told(&error))))?;
         let topic = self.topic.fill(&fields).map_err(at)?;
         let body = match &self.body {
             None => text.trim().to_owned(),
@@ -134,6 +136,16 @@ impl Shape {
         };
         let id = self.id.as_ref().map(|name| word_at(&fields, std::slice::from_ref(name))).transpose().map_err(at)?;
         Ok(Record { line, topic, id, body })
+    }
+}
+
+/// What is wrong with a line and at which of its columns; that it is line 1 of itself is known.
+fn told(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or_default();
+    match error.column() {
+        0 => what.to_owned(),
+        column => format!("{what} (column {column})"),
     }
 }
 
@@ -216,7 +228,9 @@ mod tests {
 
     #[test]
     fn bad_lines_name_their_place() {
-        check("a", None, None, "{", "line 3: it is not JSON: EOF while parsing an object at line 1 column 1");
+        check("a", None, None, "{", "line 3: it is not JSON: EOF while parsing an object (column 1)");
+        check("a", None, None, "{\"a\":\n", "line 3: it is not JSON: EOF while parsing a value (column 5)");
+        check("{e}", None, None, "[1]\n", "line 3: it is not a JSON object: invalid type: sequence, expected a map");
         check("{e}", None, None, r#"{"x":1}"#, "line 3: it has no field 'e'");
         check("{e}", None, None, r#"{"e":null}"#, "line 3: its field 'e' is neither a text nor a number nor a boolean");
         check("{e.f}", None, None, r#"{"e":1}"#, "line 3: its field 'e' is no object, so 'e.f' is not there");
@@ -226,7 +240,7 @@ mod tests {
             None,
             None,
             r#"{"e":"a b"}"#,
-            "line 3: 'a b' is not a topic: it contains ' '; words have letters, digits, '_' and '-', with dots between them",
+            "line 3: 'a b' is not a topic: it contains ' '; words have letters a-z and A-Z, digits, '_' and '-', with dots between them",
         );
     }
 

@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod dev;
 mod exit;
+mod files;
 mod lines;
 mod logging;
 mod narrate;
@@ -20,6 +21,7 @@ mod output;
 mod publish;
 mod sample;
 mod signals;
+mod values;
 mod watch;
 
 use std::process::ExitCode;

@@ -19,6 +19,8 @@ use crate::output::{self, Paint};
 const WAITING_MAX: usize = 4096;
 /// How long the end waits for what is still to be printed.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+/// Lines that are shown of what one delivery logged.
+const LOG_LINES: usize = 20;
 /// Columns for a queue's name; longer ones push the line to the right.
 const QUEUE_COLUMNS: usize = 18;
 
@@ -65,7 +67,7 @@ fn obey(waiting: &Receiver<Order>, missed: &AtomicU64) {
     while let Ok(order) = waiting.recv() {
         let lost = missed.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            output::note(&format!("({} deliveries not shown: more than can be printed)", output::grouped(lost)));
+            output::note(&format!("({} not shown: more than can be printed)", deliveries(lost)));
         }
         match order {
             // A closed stdout only means that nobody looks; the broker goes on.
@@ -73,6 +75,10 @@ fn obey(waiting: &Receiver<Order>, missed: &AtomicU64) {
             Order::Flush(done) => drop(done.send(())),
         }
     }
+}
+
+fn deliveries(count: u64) -> String {
+    if count == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", output::grouped(count)) }
 }
 
 impl Observer for Narrator {
@@ -105,8 +111,16 @@ fn text(report: &DeliveryReport<'_>, paint: Paint) -> String {
     if !next.is_empty() {
         let _ = write!(line, "  {next}");
     }
-    for logged in report.log.lines() {
+    for logged in report.log.lines().take(LOG_LINES) {
         let _ = write!(line, "\n    {}", paint.dim(&output::tame(logged)));
+    }
+    let more = report.log.lines().count().saturating_sub(LOG_LINES);
+    if more > 0 {
+        // Only a dead letter keeps what was logged.
+        let place =
+            if matches!(report.outcome, Outcome::Done) { "--json shows all" } else { "pelton dead show has the tail" };
+        let more = format!("... {} ({place})", output::count(more as u64, "more line"));
+        let _ = write!(line, "\n    {}", paint.dim(&more));
     }
     line
 }
@@ -217,6 +231,16 @@ mod tests {
             Next::Done { emitted: 2 },
             "INFO : one\nstdout: two\x1b[31m",
             "reviews             m-1  attempt 2  done          1,312 us  emitted 2\n    INFO : one\n    stdout: two?[31m",
+        );
+        let log = (1..=22).map(|line| format!("{line}\n")).collect::<String>();
+        let shown = (1..=20).map(|line| format!("\n    {line}")).collect::<String>();
+        check(
+            &Outcome::Done,
+            Next::Done { emitted: 0 },
+            &log,
+            &format!(
+                "reviews             m-1  attempt 2  done          1,312 us{shown}\n    ... 2 more lines (--json shows all)"
+            ),
         );
         check(
             &Outcome::Retry { reason: "down".into(), after: None },

@@ -16,7 +16,7 @@ use pelton_core::door::Door as _;
 use pelton_core::engine::{Engine, Health};
 use pelton_core::metrics::Metrics;
 use pelton_core::plan::Plan;
-use pelton_core::runtime::Runtime;
+use pelton_core::runtime::{LoadError, Runtime};
 use pelton_door_http::{HttpDoor, HttpOptions};
 use pelton_engine_redb::{OpenOptions, RedbEngine, Tuning};
 use pelton_runtime_wasm::{Compiler, RuntimeOptions, WasmRuntime};
@@ -25,8 +25,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::config::{self, folder_of};
+use crate::config;
 use crate::exit::{Exit, Failure};
+use crate::files::write_whole;
+use crate::values::time;
 
 /// How long the door may take beyond its own bound until it is left behind.
 const DOOR_WITHIN: Duration = Duration::from_secs(15);
@@ -34,6 +36,9 @@ const DOOR_WITHIN: Duration = Duration::from_secs(15);
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(1);
 /// Threads for everything but guests and HTTP: dispatch, timers, signals.
 const MAIN_WORKERS: usize = 2;
+/// Slices of guests after which a worker looks at timers and at what came in from outside. Each slice of a busy guest lasts as
+/// long as the runtime lets it, so tokio's own 61 would be a long time.
+const GUEST_EVENT_INTERVAL: u32 = 8;
 
 /// Flags that both `dev` and `serve` have.
 #[derive(Debug, Clone, clap::Args)]
@@ -48,7 +53,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
     /// How long running deliveries may take when the broker is told to stop
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(crate) grace: Duration,
 }
 
@@ -75,11 +80,12 @@ impl Executors {
     pub(crate) fn start() -> std::io::Result<Self> {
         let executor = |name: &str, workers| {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder.worker_threads(workers).thread_name(name).enable_all().build()
+            builder.worker_threads(workers).thread_name(name).enable_all();
+            builder
         };
-        let main = executor("main", MAIN_WORKERS)?;
-        let http = executor("http", guest_workers())?;
-        let guests = executor("guests", guest_workers())?;
+        let main = executor("main", MAIN_WORKERS).build()?;
+        let http = executor("http", guest_workers()).build()?;
+        let guests = executor("guests", guest_workers()).event_interval(GUEST_EVENT_INTERVAL).build()?;
         Ok(Self { main, http, guests })
     }
 
@@ -107,6 +113,8 @@ pub(crate) struct Handles {
 
 /// How a node differs from another with the same plan.
 pub(crate) struct Setup {
+    /// broker.toml, for errors that have their place in it.
+    pub(crate) config_file: PathBuf,
     pub(crate) args: NodeArgs,
     pub(crate) handles: Handles,
     pub(crate) observer: Option<Arc<dyn Observer>>,
@@ -128,7 +136,7 @@ pub(crate) struct Node {
 #[derive(Debug)]
 pub(crate) enum StartError {
     /// Components that can't be used; the rest may do.
-    Load(Vec<pelton_core::runtime::LoadError>),
+    Load(Vec<LoadError>),
     Other(Failure),
 }
 
@@ -138,18 +146,25 @@ impl From<Failure> for StartError {
     }
 }
 
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Load(errors) => load_failure(&errors),
-            StartError::Other(failure) => failure,
+impl StartError {
+    /// As an error of the command, with the places in `config_file`.
+    pub(crate) fn failure(self, config_file: &Path) -> Failure {
+        match self {
+            Self::Load(errors) => load_failure(config_file, &errors),
+            Self::Other(failure) => failure,
         }
     }
 }
 
+/// A component that can't be used, with its place in `config_file`.
+pub(crate) fn shown(config_file: &Path, error: &LoadError) -> String {
+    let table = ["consumers", error.consumer.as_str()];
+    config::placed(config_file, &table, &["component", "source"], &error.to_string())
+}
+
 /// Components that can't be used, as one error.
-pub(crate) fn load_failure(errors: &[pelton_core::runtime::LoadError]) -> Failure {
-    Failure::component(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+pub(crate) fn load_failure(config_file: &Path, errors: &[LoadError]) -> Failure {
+    Failure::components(&errors.iter().map(|error| shown(config_file, error)).collect::<Vec<_>>())
 }
 
 impl Node {
@@ -157,7 +172,7 @@ impl Node {
     pub(crate) async fn start(deployment: Deployment, setup: &Setup) -> Result<Self, StartError> {
         raise_file_limit();
         let plan = deployment.plan.clone();
-        let door = bind(&plan, &setup.args)?;
+        let door = bind(&plan, setup)?;
         let data = setup.args.data_dir(&plan);
         let metrics = Metrics::new();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -188,7 +203,7 @@ impl Node {
         let door = setup.handles.http.spawn(Box::new(door).run(broker.clone(), stopped));
         let mut node = Self { broker, url, stop, door, ready_file: None, grace: setup.args.grace };
         if let Some(file) = &setup.args.ready_file {
-            if let Err(error) = write_whole(file, &format!("{}\n", node.url)) {
+            if let Err(error) = write_whole(file, format!("{}\n", node.url).as_bytes()) {
                 node.stop().await;
                 return Err(Failure::new(Exit::Failed, format!("--ready-file {}: {error}", file.display())).into());
             }
@@ -240,9 +255,9 @@ impl Node {
     }
 }
 
-fn bind(plan: &Plan, args: &NodeArgs) -> Result<HttpDoor, Failure> {
-    let token = plan.http.token.as_ref().map(|source| config::secret("[http] token", source)).transpose()?;
-    let listen = args.listen.unwrap_or(plan.http.listen);
+fn bind(plan: &Plan, setup: &Setup) -> Result<HttpDoor, Failure> {
+    let token = config::token(&setup.config_file, plan)?;
+    let listen = setup.args.listen.unwrap_or(plan.http.listen);
     let options = HttpOptions { listen, token, request_bytes_max: plan.http.request_bytes_max };
     HttpDoor::bind(options).map_err(|error| Failure::new(Exit::Address, error.to_string()))
 }
@@ -282,13 +297,4 @@ fn raise_file_limit() {
             warn!(%error, "The limit of open files stays as it is.");
         }
     }
-}
-
-/// Writes `file` so that whoever sees it sees all of it.
-fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write as _;
-    let mut whole = tempfile::NamedTempFile::new_in(folder_of(file))?;
-    whole.write_all(text.as_bytes())?;
-    whole.persist(file).map_err(|error| error.error)?;
-    Ok(())
 }

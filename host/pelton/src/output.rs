@@ -42,7 +42,44 @@ pub(crate) fn error(text: &str) {
     }
 }
 
+/// Shows a warning on stderr. Warnings about a configuration bring their own `warning:`.
+pub(crate) fn warning(text: &str) {
+    let text = text.strip_prefix(WARNING).unwrap_or(text).trim_start();
+    note(&format!("{} {text}", Paint::stderr().yellow(WARNING)));
+}
+
 const ERROR: &str = "error:";
+const WARNING: &str = "warning:";
+
+/// The problems that `text` tells of, each by itself and without its `error:` or `warning:`.
+pub(crate) fn problems(text: &str) -> impl Iterator<Item = &str> {
+    text.split("\n\nerror:").map(|problem| {
+        let problem = problem.trim_start();
+        [ERROR, WARNING].iter().find_map(|level| problem.strip_prefix(level)).unwrap_or(problem).trim_start()
+    })
+}
+
+/// A problem in one line: what is wrong, the place and the help, without the picture of the place.
+pub(crate) fn plain(problem: &str) -> String {
+    let mut lines = problem.lines();
+    let mut out = lines.next().unwrap_or_default().trim_end().to_owned();
+    for line in lines.map(str::trim) {
+        if let Some(place) = line.strip_prefix("--> ") {
+            out.push_str(&format!(" (at {place})"));
+        } else if let Some(help) = line.trim_start_matches("= ").strip_prefix("help: ") {
+            out.push_str(&format!("; {help}"));
+        } else if !is_drawn(line) {
+            out.push_str(&format!(" {line}"));
+        }
+    }
+    out
+}
+
+/// A line of the picture of a place: `12 | key = value`, `   | ^^^`.
+fn is_drawn(line: &str) -> bool {
+    let behind = line.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start();
+    behind.is_empty() || behind.starts_with('|')
+}
 
 /// A stream that may be coloured.
 #[derive(Debug, Clone, Copy)]
@@ -157,6 +194,11 @@ pub(crate) fn grouped(number: u64) -> String {
     out
 }
 
+/// `1 message`, `2 messages`, `12,345 messages`.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
 /// A duration with three significant digits or so: `312 us`, `4.21 ms`, `1.5 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`.
 pub(crate) fn duration(duration: std::time::Duration) -> String {
     let us = duration.as_micros();
@@ -212,6 +254,27 @@ mod tests {
         check(999, "999");
         check(1_000, "1,000");
         check(12_345_678, "12,345,678");
+    }
+
+    #[test]
+    fn nouns_are_counted() {
+        assert_eq!((count(0, "message"), count(1, "message")), ("0 messages".into(), "1 message".into()));
+        assert_eq!(count(1200, "message"), "1,200 messages");
+    }
+
+    #[test]
+    fn problems_fit_into_a_line_of_a_log() {
+        let text = "error: unknown key `max-atempts` in [queues.a]\n --> broker.toml:2:1\n  |\n2 | max-atempts = 3\n  | ^^^^^^^^^^^\n  |\n  = help: did you mean `max-attempts`?\n\n\
+            error: consumer 'a': a.wasm: there is no such file\n --> broker.toml:7:1";
+        let found: Vec<String> = problems(text).map(plain).collect();
+        assert_eq!(
+            found,
+            [
+                "unknown key `max-atempts` in [queues.a] (at broker.toml:2:1); did you mean `max-attempts`?",
+                "consumer 'a': a.wasm: there is no such file (at broker.toml:7:1)",
+            ]
+        );
+        assert_eq!(problems("warning: odd\n --> b:1:1").collect::<Vec<_>>(), ["odd\n --> b:1:1"]);
     }
 
     #[test]

@@ -73,6 +73,7 @@ pub(crate) struct Event<'a> {
     pub(crate) source: &'a str,
     #[serde(rename = "type")]
     pub(crate) kind: &'a str,
+    pub(crate) time: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subject: Option<&'a str>,
     datacontenttype: &'a str,
@@ -87,6 +88,7 @@ impl<'a> Event<'a> {
         id: &'a str,
         source: &'a str,
         kind: &'a str,
+        time: &'a str,
         extensions: &'a std::collections::BTreeMap<String, String>,
         data: &'a RawValue,
     ) -> Self {
@@ -95,12 +97,18 @@ impl<'a> Event<'a> {
             id,
             source,
             kind,
+            time,
             subject: None,
             datacontenttype: "application/json",
             extensions,
             data,
         }
     }
+}
+
+/// The time now, as CloudEvents writes it.
+pub(crate) fn now() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
 }
 
 #[derive(Debug, Deserialize)]

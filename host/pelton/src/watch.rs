@@ -1,14 +1,16 @@
 //! Watching what a running `pelton dev` is made of: broker.toml, component files and source folders.
 //!
 //! No event is queued: each only sets a flag, so a storm of them costs nothing. Folders are watched one by one, without
-//! their build outputs and data, because those change all the time and nobody means them.
+//! their build outputs and data, because those change all the time and nobody means them. What is not there yet is waited
+//! for in the nearest folder that is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use notify::event::ModifyKind;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -42,6 +44,8 @@ pub(crate) struct Coverage {
     pub(crate) sources: BTreeSet<PathBuf>,
     /// Left out, with all below: the data folder.
     pub(crate) ignored: BTreeSet<PathBuf>,
+    /// For each file or folder that is not there, the first missing part of the way to it, and what it leads to. Found out here.
+    pub(crate) awaited: BTreeMap<PathBuf, u8>,
 }
 
 /// Says what has changed.
@@ -54,6 +58,8 @@ pub(crate) struct Watch {
 #[derive(Default)]
 struct Shared {
     coverage: Mutex<Coverage>,
+    /// Paths that were removed or moved: a watch on one of them no longer sees what has its name now.
+    gone: Mutex<BTreeSet<PathBuf>>,
     flags: AtomicU8,
     changed: Notify,
 }
@@ -74,8 +80,10 @@ impl Watch {
         let coverage = coverage.canonical();
         let wanted = coverage.folders();
         *self.shared.coverage.lock().unwrap_or_else(PoisonError::into_inner) = coverage;
-        for gone in self.watched.difference(&wanted) {
-            let _ = self.watcher.unwatch(gone);
+        let gone = std::mem::take(&mut *self.shared.gone.lock().unwrap_or_else(PoisonError::into_inner));
+        let is_blind = |folder: &PathBuf| gone.iter().any(|gone| folder.starts_with(gone));
+        for old in self.watched.extract_if(.., |folder| !wanted.contains(folder) || is_blind(folder)) {
+            let _ = self.watcher.unwatch(&old);
         }
         let new = wanted.difference(&self.watched);
         let failed: Vec<PathBuf> =
@@ -113,6 +121,12 @@ impl Shared {
         let flags = event.paths.iter().fold(0, |flags, path| flags | coverage.classify(path));
         drop(coverage);
         if flags != 0 {
+            if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
+                let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+                // More than so many are not watched either.
+                let room = FOLDERS_MAX.saturating_sub(gone.len());
+                gone.extend(event.paths.into_iter().take(room));
+            }
             self.flags.fetch_or(flags, Ordering::AcqRel);
             self.changed.notify_one();
         }
@@ -120,20 +134,33 @@ impl Shared {
 }
 
 impl Coverage {
-    /// With real paths, as events name them. A file that is missing is found by its folder.
+    /// With real paths, as events name them, and with what is missing of them now.
     fn canonical(self) -> Self {
         let all = |paths: BTreeSet<PathBuf>| paths.iter().map(|path| real(path)).collect();
-        Self {
+        let mut real = Self {
             config: real(&self.config),
             components: all(self.components),
             sources: all(self.sources),
             ignored: all(self.ignored),
+            awaited: BTreeMap::new(),
+        };
+        let wanted = [
+            (CONFIG, &BTreeSet::from([real.config.clone()])),
+            (COMPONENTS, &real.components),
+            (SOURCES, &real.sources),
+        ];
+        for (flag, paths) in wanted {
+            for missing in paths.iter().filter_map(|path| first_missing(path)) {
+                *real.awaited.entry(missing.to_owned()).or_default() |= flag;
+            }
         }
+        real
     }
 
     fn folders(&self) -> BTreeSet<PathBuf> {
-        let files = self.components.iter().chain([&self.config]);
-        let mut folders: BTreeSet<PathBuf> = files.filter_map(|file| file.parent()).map(Path::to_owned).collect();
+        let files = self.components.iter().chain([&self.config]).filter(|file| file.exists());
+        let seen_in = files.chain(self.awaited.keys()).filter_map(|path| path.parent());
+        let mut folders: BTreeSet<PathBuf> = seen_in.map(Path::to_owned).collect();
         self.sources.iter().for_each(|root| self.walk(root, &mut folders));
         folders
     }
@@ -161,7 +188,7 @@ impl Coverage {
 
     fn classify(&self, path: &Path) -> u8 {
         let is_source = |root: &PathBuf| path.starts_with(root) && !self.is_ignored(root, path);
-        let mut flags = 0;
+        let mut flags = self.awaited.get(path).copied().unwrap_or(0);
         if path == self.config {
             flags |= CONFIG;
         } else if self.components.contains(path) {
@@ -173,15 +200,20 @@ impl Coverage {
     }
 }
 
+/// The first part of `path` that is not there; none where all of it is.
+fn first_missing(path: &Path) -> Option<&Path> {
+    path.ancestors().take_while(|part| !part.exists()).last()
+}
+
+/// `path` without links, as far as it is there.
 fn real(path: &Path) -> PathBuf {
-    if let Ok(real) = path.canonicalize() {
-        return real;
+    for part in path.ancestors() {
+        let there = if part == Path::new("") { Path::new(".") } else { part };
+        if let (Ok(real), Ok(rest)) = (there.canonicalize(), path.strip_prefix(part)) {
+            return if rest == Path::new("") { real } else { real.join(rest) };
+        }
     }
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    match (folder.canonicalize(), path.file_name()) {
-        (Ok(folder), Some(name)) => folder.join(name),
-        _ => path.to_owned(),
-    }
+    path.to_owned()
 }
 
 #[cfg(test)]
@@ -202,6 +234,7 @@ mod tests {
             components: [root.join("parts/a.wasm")].into(),
             sources: [root.join("code")].into(),
             ignored: [root.join("code/data")].into(),
+            ..Coverage::default()
         };
         (folder, coverage)
     }
@@ -226,6 +259,64 @@ mod tests {
             .filter_map(|path| Some(path.strip_prefix(&root).ok()?.display().to_string()))
             .collect();
         assert_eq!(watched, ["", "code", "code/src", "code/src/deep", "parts"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_waited_for_where_its_way_begins() {
+        let (folder, mut coverage) = tree();
+        let root = folder.path().canonicalize().expect("real");
+        coverage.sources.insert(folder.path().join("later/pack/age"));
+        coverage.components.insert(folder.path().join("later/b.wasm"));
+        let coverage = coverage.canonical();
+        let check = |path: &str, expected| assert_eq!(coverage.classify(&root.join(path)), expected, "{path}");
+        check("later", COMPONENTS | SOURCES);
+        check("other", 0);
+        check("later/b.wasm", COMPONENTS);
+        check("later/pack", 0);
+        assert!(coverage.folders().contains(&root) && !coverage.folders().contains(&root.join("later")));
+    }
+
+    /// Waits until `watch` says `expected`; what comes before may be part of it.
+    async fn seen(watch: &mut Watch, coverage: &Coverage, expected: Changes) {
+        let all = async {
+            while watch.next().await != expected {
+                watch.cover(coverage.clone());
+            }
+        };
+        tokio::time::timeout(WITHIN, all).await.expect("the change is seen");
+        watch.cover(coverage.clone());
+    }
+
+    #[tokio::test]
+    async fn folders_and_files_may_come_go_and_come_back() {
+        let (folder, mut coverage) = tree();
+        let source = folder.path().join("later/pack/age");
+        let component = folder.path().join("later/b.wasm");
+        coverage.sources.insert(source.clone());
+        coverage.components.insert(component.clone());
+        let (sources, components) =
+            (Changes { sources: true, ..Changes::default() }, Changes { components: true, ..Changes::default() });
+        let mut watch = Watch::new(coverage.clone()).expect("watches");
+        std::fs::create_dir(folder.path().join("later")).expect("makes");
+        seen(&mut watch, &coverage, Changes { sources: true, ..components }).await;
+        std::fs::write(&component, b"1").expect("writes");
+        seen(&mut watch, &coverage, components).await;
+        for round in 0..3 {
+            std::fs::create_dir_all(&source).expect("makes");
+            seen(&mut watch, &coverage, sources).await;
+            std::fs::write(source.join("lib.rs"), format!("{round}")).expect("writes");
+            seen(&mut watch, &coverage, sources).await;
+            std::fs::remove_dir_all(folder.path().join("later/pack")).expect("removes");
+            seen(&mut watch, &coverage, sources).await;
+        }
+        // Gone and back before anybody looks.
+        std::fs::create_dir_all(&source).expect("makes");
+        seen(&mut watch, &coverage, sources).await;
+        std::fs::remove_dir_all(&source).expect("removes");
+        std::fs::create_dir_all(&source).expect("makes");
+        seen(&mut watch, &coverage, sources).await;
+        std::fs::write(source.join("lib.rs"), b"new").expect("writes");
+        seen(&mut watch, &coverage, sources).await;
     }
 
     #[tokio::test]

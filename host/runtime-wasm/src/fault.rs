@@ -54,11 +54,15 @@ pub(crate) fn classify(
         Some(trap) => (FaultKind::Trap, trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
         None if phase == Phase::Instantiate => (FaultKind::Host, error.root_cause().to_string()),
         None if error.root_cause().to_string().contains("fuel allocated for hostcalls") => {
-            // Wasmtime's error about too large arguments has no public type.
-            let most = mib(hostcall_bytes(limits) as u64);
+            // Wasmtime's error about too large arguments has no public type, and does not say of which call. Hardly
+            // anything but an emit is ever that large; a log line could be.
+            let (given, most) = (mib(hostcall_bytes(limits) as u64), mib(limits.emit_bytes_max));
             (
-                FaultKind::Trap,
-                format!("it passed more than {most} to the host in one call: an emit or a log line too large"),
+                FaultKind::Emits,
+                format!(
+                    "it passed more than {given} to the host in one call (an emit, or a log line), and the emits of a \
+                     delivery may have {most} in all (max-emit-bytes)"
+                ),
             )
         }
         None if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) => {

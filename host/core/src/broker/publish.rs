@@ -86,6 +86,7 @@ impl Broker {
                 RequestError::Engine(error) => error,
                 // Ids come from `define` and queues are never removed, so only a reopened, other store could say so.
                 RequestError::UnknownQueue(id) => EngineError::Corrupt(format!("the queue with id {} vanished", id.0)),
+                RequestError::InvalidCursor(error) => EngineError::Corrupt(format!("an append was answered: {error}")),
             })?;
         }
         self.inner.metrics.accepted.inc_by(published.len() as u64);
@@ -111,7 +112,10 @@ impl Broker {
             if route_entries(&active.plan.router, &active.queue_ids, topic, message, 0, &mut entries) {
                 published.push(Published { id: message.id().to_owned(), targets: entries.len() - before });
             } else {
-                let detail = format!("no route matches topic '{topic}'; add one to [[routes]] or mend the topic");
+                // Only the first is worth the search: mostly the others have the same mistake.
+                let near = refusals.is_empty().then(|| active.plan.router.nearest(topic)).flatten();
+                let near = near.map(|pattern| format!(" (the nearest is '{pattern}')")).unwrap_or_default();
+                let detail = format!("no route matches topic '{topic}'{near}; add one to [[routes]] or mend the topic");
                 refusals.push(Refusal { index, code: RefusalCode::Unroutable, detail });
             }
         }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{Broker, UnknownQueue};
-use crate::engine::{Attempt, EngineError, LeaseRequest, LeaseToken, Leased, RequestError, SettleError, Settlement};
+use crate::engine::{
+    Attempt, EngineError, InvalidCursor, LeaseRequest, LeaseToken, Leased, RequestError, SettleError, Settlement,
+};
 use crate::retry::RetryPolicy;
 use crate::runtime::Outcome;
 use crate::settle;
@@ -44,9 +46,36 @@ pub enum PullError {
     /// No such queue.
     #[error(transparent)]
     UnknownQueue(#[from] UnknownQueue),
+    /// The cursor is none of this call; nothing was done.
+    #[error(transparent)]
+    InvalidCursor(#[from] InvalidCursor),
     /// The engine could not.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+/// Why a lease was not prolonged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExtendError {
+    /// There is nothing to prolong.
+    #[error("the lease is not in force any more: it ran out, was settled, or the broker restarted; nothing was done")]
+    NotInForce,
+    /// This very lease was settled before, by its holder.
+    #[error("the lease was settled before; nothing was done")]
+    AlreadySettled,
+    /// The engine could not.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl From<SettleError> for ExtendError {
+    fn from(error: SettleError) -> Self {
+        match error {
+            SettleError::LeaseLost => Self::NotInForce,
+            SettleError::AlreadySettled => Self::AlreadySettled,
+            SettleError::Engine(error) => Self::Engine(error),
+        }
+    }
 }
 
 impl Broker {
@@ -68,8 +97,9 @@ impl Broker {
     }
 
     /// Lets each lease last for another `Duration` from now.
-    pub async fn extend(&self, leases: Vec<(LeaseToken, Duration)>) -> Vec<Result<(), SettleError>> {
-        self.inner.engine.extend(leases).await
+    pub async fn extend(&self, leases: Vec<(LeaseToken, Duration)>) -> Vec<Result<(), ExtendError>> {
+        let results = self.inner.engine.extend(leases).await;
+        results.into_iter().map(|result| result.map_err(ExtendError::from)).collect()
     }
 
     fn settlement(&self, lease: LeaseToken, outcome: PullOutcome) -> Settlement {
@@ -106,6 +136,7 @@ impl Broker {
     pub(super) fn pull_error(&self, queue: &str, error: RequestError) -> PullError {
         match error {
             RequestError::Engine(error) => PullError::Engine(error),
+            RequestError::InvalidCursor(error) => PullError::InvalidCursor(error),
             RequestError::UnknownQueue(_) => UnknownQueue { name: queue.to_owned(), nearest: None }.into(),
         }
     }

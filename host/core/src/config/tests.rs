@@ -544,7 +544,7 @@ fn names() {
     let text =
         format!("[queues.'a b']\n[queues.'']\n[queues.{long}]\n[consumers.'-x']\nqueue = 'a'\ncomponent = 'c.wasm'\n");
     assert_snapshot!(errors(&text), @r#"
-    error: 'a b' is not a queue name: it contains ' '; letters, digits, '.', '_' and '-' are allowed
+    error: 'a b' is not a queue name: it contains ' '; letters a-z and A-Z, digits, '.', '_' and '-' are allowed
      --> broker.toml:1:9
       |
     1 | [queues.'a b']
@@ -564,7 +564,7 @@ fn names() {
       |
       = help: use at most 123 bytes, or set `dead-letter`
 
-    error: '-x' is not a consumer name: it must start with a letter or a digit
+    error: '-x' is not a consumer name: it must start with a letter a-z, A-Z or a digit
      --> broker.toml:4:12
       |
     4 | [consumers.'-x']
@@ -629,7 +629,7 @@ to = ["queue:a", "queue:d", "queue:e", "queue:trash"]
       |
       = help: did you mean 'trash'? Otherwise declare it with [queues.trahs]
 
-    error: 'a/b' is not a queue name: it contains '/'; letters, digits, '.', '_' and '-' are allowed
+    error: 'a/b' is not a queue name: it contains '/'; letters a-z and A-Z, digits, '.', '_' and '-' are allowed
       --> broker.toml:12:15
        |
     12 | dead-letter = "a/b"
@@ -971,7 +971,7 @@ fn samples() {
       = help: write a topic, with {field} for fields of a line
     "#);
     assert_snapshot!(errors("[dev]\nsample = { file = \"a\", topic = \"a b.{c}\" }\n"), @r#"
-    error: 'a b.{c}' makes no topic: it contains ' '; words have letters, digits, '_' and '-', with dots between them
+    error: 'a b.{c}' makes no topic: it contains ' '; words have letters a-z and A-Z, digits, '_' and '-', with dots between them
      --> broker.toml:2:32
       |
     2 | sample = { file = "a", topic = "a b.{c}" }

@@ -219,7 +219,7 @@ fn explain(error: &ExecutionError, source: &str, facts: &Facts<'_>) -> Evaluated
                 [whole, ..] if looks_into && whole == "null_type" => {
                     Evaluated::Missing("what it looks into is null".into())
                 }
-                [whole, ..] if looks_into => Evaluated::Failed(format!("it looks for a field or element of a {whole}")),
+                [whole, ..] if looks_into => Evaluated::Failed(cannot_look_into(whole, facts)),
                 types => Evaluated::Failed(format!(
                     "'{}' can't be applied to {}",
                     plain(call.function()),
@@ -251,6 +251,21 @@ fn explain(error: &ExecutionError, source: &str, facts: &Facts<'_>) -> Evaluated
         E::DuplicateKey(_) => Evaluated::Failed("a map has the same key twice".into()),
         E::UnsupportedKeyType(_) => Evaluated::Failed("a map has a key that is no string, number or bool".into()),
         _ => Evaluated::Failed("it can't be evaluated".into()),
+    }
+}
+
+/// Why nothing can be looked up in a value of type `kind`. Mostly that is `data`, where a producer left out the content type.
+fn cannot_look_into(kind: &str, facts: &Facts<'_>) -> String {
+    const SHOWN_CHARS_MAX: usize = 80;
+    match facts.opaque() {
+        Some(opaque) if opaque.kind == kind => {
+            let shown: String = opaque.content_type.chars().take(SHOWN_CHARS_MAX).collect();
+            let kind = if kind == "string" { "a string" } else { kind };
+            format!(
+                "`data` is {kind}, because the content type is '{shown}'; publish with content-type: application/json"
+            )
+        }
+        _ => format!("it looks for a field or element of a {kind}"),
     }
 }
 

@@ -50,6 +50,13 @@ enum Data<'m> {
     Unreadable(String),
 }
 
+/// A body that is no JSON.
+pub(crate) struct Opaque<'m> {
+    /// CEL's name for the type of `data`.
+    pub(crate) kind: &'m str,
+    pub(crate) content_type: &'m str,
+}
+
 impl<'m> Facts<'m> {
     /// The facts about `message`, published to `topic`, for expressions that look at `want` and make messages with bodies of
     /// at most `message_bytes_max`.
@@ -75,6 +82,13 @@ impl<'m> Facts<'m> {
         }
     }
 
+    /// What `data` is and why, if an expression read it and it is no JSON: what cannot be looked into.
+    pub(crate) fn opaque(&self) -> Option<Opaque<'_>> {
+        let Some(Data::Value(Parsed { value, .. })) = self.data.get() else { return None };
+        let content_type = self.message.content_type().filter(|_| !self.message.is_json())?;
+        Some(Opaque { kind: value.get_type().name(), content_type })
+    }
+
     /// The message.
     pub(crate) fn message(&self) -> &'m Message {
         self.message
@@ -83,7 +97,6 @@ impl<'m> Facts<'m> {
     fn data(&self) -> &Data<'m> {
         self.data.get_or_init(|| {
             let body = self.message.data();
-            let content_type = self.message.content_type().unwrap_or_default();
             if self.message.is_json() {
                 if body.is_empty() {
                     return Data::Missing;
@@ -93,6 +106,7 @@ impl<'m> Facts<'m> {
                     Err(reason) => Data::Unreadable(reason),
                 };
             }
+            let content_type = self.message.content_type().unwrap_or_default();
             let is_text = content_type.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/"));
             let value: BoxedVal<'m> = match std::str::from_utf8(body) {
                 Ok(text) if is_text => Box::new(CelString::from(text)),

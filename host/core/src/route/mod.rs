@@ -40,6 +40,9 @@ use table::Table;
 /// Longest text of [`RoutedEntry::failed`], in bytes.
 pub const FAILED_BYTES_MAX: usize = 512;
 
+/// Most routes that are looked at for the one that a topic was probably meant for.
+const NEAREST_ROUTES_MAX: usize = 200;
+
 /// All routes of a plan, compiled.
 #[derive(Debug, Default)]
 pub struct Router {
@@ -95,6 +98,17 @@ impl Router {
     #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// The pattern that a topic which no route matches was probably meant for, if one is near enough.
+    #[must_use]
+    pub fn nearest(&self, topic: &Topic) -> Option<&Pattern> {
+        let topic = topic.as_str();
+        let patterns = self.routes.iter().take(NEAREST_ROUTES_MAX).map(|route| &route.pattern);
+        patterns
+            .filter_map(|pattern| pattern.slips(topic).map(|slips| (slips, pattern)))
+            .min_by_key(|(slips, _)| *slips)
+            .map(|(_, pattern)| pattern)
     }
 
     /// Where `message`, published to `topic`, goes.

@@ -23,6 +23,15 @@ enum Word {
     Any,
 }
 
+impl Word {
+    fn literal(&self) -> Option<&str> {
+        match self {
+            Self::Literal(text) => Some(text),
+            Self::One | Self::Any => None,
+        }
+    }
+}
+
 /// Why a text is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -123,6 +132,43 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// How many slips lie between `topic` and a topic that this pattern matches; none: it is meant for other topics.
+    ///
+    /// Words in the place of wildcards are no slips, and say nothing about being near.
+    pub(crate) fn slips(&self, topic: &str) -> Option<usize> {
+        let literal_bytes: usize = self.words.iter().map(|word| word.literal().map_or(0, str::len)).sum();
+        let most = (literal_bytes / 3).max(1);
+        let likest = self.likest(topic);
+        if likest.len().abs_diff(topic.len()) > most {
+            return None;
+        }
+        Some(strsim::damerau_levenshtein(topic, &likest)).filter(|slips| *slips <= most)
+    }
+
+    /// The topic that this pattern matches and that is likest to `topic` word by word: wildcards become the words of `topic`
+    /// that stand in their place.
+    fn likest(&self, topic: &str) -> String {
+        let given: Vec<&str> = topic.split('.').collect();
+        let fixed = self.words.iter().filter(|word| **word != Word::Any).count();
+        // What the first '#' takes; further ones, if any, take nothing.
+        let mut spare = given.len().saturating_sub(fixed);
+        let mut rest = given.iter().copied();
+        let mut words = Vec::with_capacity(given.len());
+        for word in &self.words {
+            match word {
+                Word::Literal(literal) => {
+                    rest.next();
+                    words.push(&**literal);
+                }
+                Word::One => words.push(rest.next().unwrap_or("*")),
+                Word::Any => words.extend(rest.by_ref().take(std::mem::take(&mut spare))),
+            }
+        }
+        words.join(".")
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.text)
@@ -166,7 +212,7 @@ fn parse_word(text: &str, start: usize, word: &str) -> Result<Word, PatternError
             format!("write '{bad}' between dots"),
         )
     } else {
-        let help = "words have letters, digits, '_' and '-', with dots between them; '*' is one word, '#' any number";
+        let help = "words have letters a-z and A-Z, digits, '_' and '-', with dots between them; '*' is one word, '#' any number";
         (format!("the topic pattern '{text}' contains {bad:?}"), help.to_owned())
     };
     Err(PatternError { span, reason, help })

@@ -148,12 +148,19 @@ fn what_can_not_be_told_is_kept_as_failed() {
     let check = |content_type, body: &[u8], reason: &str| {
         assert_eq!(filtered("data.a == 1", &message(content_type, body)), filter(reason));
     };
+    let why = |kind: &str, content_type: &str| {
+        format!(
+            "`data` is {kind}, because the content type is '{content_type}'; publish with content-type: application/json"
+        )
+    };
     check(None, b"{\"a\": 1", "the body is not JSON: it ends too early");
     check(None, b"{\"a\": 1} x", "the body is not JSON: trailing characters at line 1 column 10");
     check(None, b"hello", "the body is not JSON: expected value at line 1 column 1");
     check(None, &[b'[', 0xff, b']'], "the body is not JSON: expected value at line 1 column 2");
-    check(Some("text/plain"), b"{\"a\": 1}", "it looks for a field or element of a string");
-    check(Some("image/png"), b"{\"a\": 1}", "it looks for a field or element of a bytes");
+    check(Some("text/plain"), b"{\"a\": 1}", &why("a string", "text/plain"));
+    check(Some("image/png"), b"{\"a\": 1}", &why("bytes", "image/png"));
+    let form = "application/x-www-form-urlencoded";
+    check(Some(form), b"{\"a\": 1}", &why("bytes", form));
 }
 
 #[test]
@@ -590,4 +597,27 @@ fn expressions_never_panic() {
             }
         }
     }
+}
+
+#[test]
+fn the_nearest_route_is_the_one_that_a_slip_or_two_makes_match() {
+    let check = |patterns: &[&str], topic: &str, expected: Option<&str>| {
+        let route = |text: &&str| Route {
+            pattern: Pattern::new(text).expect("a pattern"),
+            filter: None,
+            transform: None,
+            targets: vec![QueueIndex(0)],
+        };
+        let router = Router::new(patterns.iter().map(route).collect(), 1 << 20);
+        let nearest = router.nearest(&Topic::new(topic).expect("a topic"));
+        assert_eq!(nearest.map(Pattern::as_str), expected, "{topic} among {patterns:?}");
+    };
+    let patterns = ["orders.created", "github.pull_request.*", "logs.#", "*.alert"];
+    check(&patterns, "order.created", Some("orders.created"));
+    check(&patterns, "githb.pull_request.opened", Some("github.pull_request.*"));
+    check(&patterns, "log.host-1.kernel.oops", Some("logs.#"));
+    check(&patterns, "disk.alerts", Some("*.alert"));
+    check(&patterns, "orders", None);
+    check(&patterns, "something.else", None);
+    check(&[], "orders", None);
 }

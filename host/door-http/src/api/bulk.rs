@@ -11,40 +11,42 @@ use pelton_core::engine::{Cursor, Position, Progress, Select};
 use serde::{Deserialize, Serialize};
 
 use super::{Shared, json};
-use crate::input::{InPath, command, invalid, parse, query};
+use crate::input::{InPath, Parameters, command, invalid, parse};
 use crate::limits::{BULK_STEP_MESSAGES, BULK_STEPS_MAX, PAGE_MAX};
 use crate::problem::{Code, Problem};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PurgeQuery {
-    confirm: Option<String>,
-    after: Option<String>,
-}
+use crate::shape::{Kind, Member, Shape, optional};
 
 pub(super) async fn purge(
     State(shared): State<Arc<Shared>>,
     InPath(queue): InPath<String>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let PurgeQuery { confirm, after } = query(&uri)?;
+    let parameters = Parameters::of(&uri, &["confirm", "after"])?;
     let name = shared.broker.queue(&queue)?.counts.name;
-    if confirm.as_deref() != Some(name.as_str()) {
+    if parameters.text("confirm") != Some(name.as_str()) {
         let detail = format!("this deletes all messages of queue '{name}' for good; confirm it with ?confirm={name}");
         return Err(Problem::new(Code::ConfirmationRequired, detail));
     }
     let step = |after| shared.broker.discard(name.as_str(), Select::All, after, BULK_STEP_MESSAGES);
-    run(&shared, name.as_str(), after.map(Cursor), step).await
+    run(&shared, name.as_str(), parameters.after(), step).await
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RedriveBody {
     positions: Option<Vec<u64>>,
-    #[serde(default)]
-    all: bool,
+    all: Option<bool>,
     to: Option<String>,
     after: Option<String>,
+}
+
+impl Shape for RedriveBody {
+    const MEMBERS: &'static [Member] = &[
+        optional("positions", Kind::Wholes),
+        optional("all", Kind::Bool),
+        optional("to", Kind::Text),
+        optional("after", Kind::Text),
+    ];
 }
 
 pub(super) async fn redrive(
@@ -54,7 +56,7 @@ pub(super) async fn redrive(
 ) -> Result<Response, Problem> {
     let received = command(&shared, request).await?;
     let RedriveBody { positions, all, to, after } = parse(&received.bytes)?;
-    let select = select(positions, all)?;
+    let select = select(positions, all.unwrap_or_default())?;
     let dead_letters = shared.broker.dead_letter_queue(&queue)?;
     let queue = dead_letters.as_str();
     let step = |after| shared.broker.redrive(queue, to.as_deref(), select.clone(), after, BULK_STEP_MESSAGES);
@@ -65,9 +67,13 @@ pub(super) async fn redrive(
 #[serde(deny_unknown_fields)]
 struct DiscardBody {
     positions: Option<Vec<u64>>,
-    #[serde(default)]
-    all: bool,
+    all: Option<bool>,
     after: Option<String>,
+}
+
+impl Shape for DiscardBody {
+    const MEMBERS: &'static [Member] =
+        &[optional("positions", Kind::Wholes), optional("all", Kind::Bool), optional("after", Kind::Text)];
 }
 
 pub(super) async fn discard(
@@ -77,7 +83,7 @@ pub(super) async fn discard(
 ) -> Result<Response, Problem> {
     let received = command(&shared, request).await?;
     let DiscardBody { positions, all, after } = parse(&received.bytes)?;
-    let select = select(positions, all)?;
+    let select = select(positions, all.unwrap_or_default())?;
     let dead_letters = shared.broker.dead_letter_queue(&queue)?;
     let queue = dead_letters.as_str();
     check_dead_letters(&shared, queue).await?;

@@ -20,6 +20,7 @@ use crate::limits::{
     LEASE_TTL_DEFAULT, LEASE_TTL_MAX, LEASE_TTL_MIN, LEASE_WAIT_MAX, PAGE_MAX, REASON_BYTES_MAX, RETRY_AFTER_MAX,
 };
 use crate::problem::{Code, Problem};
+use crate::shape::{Kind, Member, Shape, optional, required};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +30,11 @@ struct LeaseBody<'a> {
     wait: Option<Cow<'a, str>>,
     #[serde(borrow)]
     ttl: Option<Cow<'a, str>>,
+}
+
+impl Shape for LeaseBody<'_> {
+    const MEMBERS: &'static [Member] =
+        &[optional("max", Kind::Whole), optional("wait", Kind::Text), optional("ttl", Kind::Text)];
 }
 
 impl LeaseBody<'_> {
@@ -118,6 +124,18 @@ struct SettlementBody<'a> {
     reason: Option<Cow<'a, str>>,
 }
 
+impl Shape for SettleBody<'_> {
+    const MEMBERS: &'static [Member] = &[required(
+        "settlements",
+        Kind::Objects(&[
+            required("token", Kind::Text),
+            required("outcome", Kind::Word(&["ack", "retry", "reject"])),
+            optional("after", Kind::Text),
+            optional("reason", Kind::Text),
+        ]),
+    )];
+}
+
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 enum OutcomeWord {
@@ -182,6 +200,11 @@ struct ExtensionBody<'a> {
     ttl: Option<Cow<'a, str>>,
 }
 
+impl Shape for ExtendBody<'_> {
+    const MEMBERS: &'static [Member] =
+        &[required("leases", Kind::Objects(&[required("token", Kind::Text), optional("ttl", Kind::Text)]))];
+}
+
 pub(super) async fn extend(
     State(shared): State<Arc<Shared>>,
     InPath(queue): InPath<String>,
@@ -239,13 +262,13 @@ impl<T> Leases<T> {
     }
 
     /// Asks `ask` about the good ones. 200 with one result each; a problem when none came through.
-    async fn answer<F>(
+    async fn answer<F, E: Into<Problem>>(
         self,
         done: &'static str,
         ask: impl FnOnce(Vec<(LeaseToken, T)>) -> F,
     ) -> Result<Response, Problem>
     where
-        F: Future<Output = Vec<Result<(), SettleError>>>,
+        F: Future<Output = Vec<Result<(), E>>>,
     {
         let answers = if self.good.is_empty() { Vec::new() } else { ask(self.good).await };
         let mut answers = answers.into_iter();
@@ -254,7 +277,10 @@ impl<T> Leases<T> {
             .into_iter()
             .zip(self.problems)
             .map(|(token, problem)| {
-                let asked = || answers.next().unwrap_or(Err(SettleError::LeaseLost)).err().map(Problem::from);
+                let asked = || match answers.next() {
+                    Some(answer) => answer.err().map(Into::into),
+                    None => Some(SettleError::LeaseLost.into()),
+                };
                 LeaseResult { token, done, problem: problem.or_else(asked) }
             })
             .collect();

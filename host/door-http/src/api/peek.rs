@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::fill::{Fill, Steps};
 use super::{Shared, json, rfc3339};
 use crate::event::MessageJson;
-use crate::input::{InPath, PageQuery, query};
+use crate::input::{InPath, Parameters};
 use crate::limits::{DEAD_SCAN_MAX, PAGE_MAX};
 use crate::problem::{Code, Problem};
 
@@ -23,7 +23,8 @@ const HELD: WallMs = WallMs(u64::MAX);
 struct StoredJson<'a> {
     position: u64,
     topic: &'a str,
-    attempts: u32,
+    /// Of a dead letter those that it died of, which are its history; otherwise those in the queue where it lies.
+    attempts: usize,
     accepted: String,
     /// When it may be tried again; none: now, or never by itself when it is held.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,7 +64,7 @@ impl<'a> StoredJson<'a> {
         Self {
             position: stored.position.0,
             topic: stored.topic.as_str(),
-            attempts: stored.attempts,
+            attempts: if stored.dead.is_some() { stored.history.len() } else { stored.attempts as usize },
             accepted: rfc3339(stored.accepted),
             due: stored.due.filter(|due| *due != HELD).map(rfc3339),
             held: stored.due == Some(HELD),
@@ -118,7 +119,7 @@ pub(super) async fn dead(
 }
 
 async fn page(shared: &Shared, queue: &str, uri: &Uri) -> Result<Response, Problem> {
-    let (max, mut after) = query::<PageQuery>(uri)?.checked()?;
+    let (max, mut after) = Parameters::of(uri, &["max", "after"])?.page()?;
     let mut fill = Fill::new(max, shared.broker.plan().broker.message_bytes_max);
     while let Some(step) = fill.next_step() {
         let page = shared.broker.browse(queue, after, step).await?;
@@ -134,7 +135,9 @@ async fn page(shared: &Shared, queue: &str, uri: &Uri) -> Result<Response, Probl
 pub(super) async fn dead_one(
     State(shared): State<Arc<Shared>>,
     InPath((queue, id)): InPath<(String, String)>,
+    uri: Uri,
 ) -> Result<Response, Problem> {
+    Parameters::none(&uri)?;
     let dead_letters = shared.broker.dead_letter_queue(&queue)?;
     match find(&shared, dead_letters.as_str(), &id).await? {
         Some(stored) => Ok(json(&StoredJson::with_history(&stored), 4096)),

@@ -20,7 +20,7 @@ use serde_json::json;
 use super::{Shared, json, rfc3339};
 use crate::body::refuse;
 use crate::event::{Defect, Malformed, from_headers, has_event_headers, parse_batch, parse_one};
-use crate::input::{InPath, invalid_json};
+use crate::input::{InPath, Parameters, invalid_json};
 use crate::limits::{BATCH_MESSAGES_MAX, ITEMS_LISTED_MAX};
 use crate::problem::{Code, Problem};
 
@@ -33,11 +33,11 @@ pub(super) async fn publish(
     request: Request<Body>,
 ) -> Response {
     let (head, body) = request.into_parts();
-    let form = match Topic::new(&topic).map_err(|error| Problem::new(Code::InvalidTopic, error.to_string())) {
-        Ok(topic) => Form::of(&head.headers).map(|form| (topic, form)),
-        Err(problem) => Err(problem),
-    };
-    let (topic, form) = match form {
+    let known = Topic::new(&topic)
+        .map_err(|error| Problem::new(Code::InvalidTopic, error.to_string()))
+        .and_then(|topic| Parameters::none(&head.uri).map(|()| topic))
+        .and_then(|topic| Form::of(&head.headers).map(|form| (topic, form)));
+    let (topic, form) = match known {
         Ok(known) => known,
         Err(problem) => return refuse(&head.headers, body, problem),
     };

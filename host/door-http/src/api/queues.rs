@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::Uri;
 use axum::response::Response;
 use pelton_core::broker::{ConsumerState, QueueStatus};
 use pelton_core::clock::WallMs;
 use serde::Serialize;
 
 use super::{Shared, json};
-use crate::input::InPath;
+use crate::input::{InPath, Parameters};
 use crate::problem::Problem;
 
 #[derive(Serialize)]
@@ -43,21 +44,24 @@ impl<'a> QueueJson<'a> {
     }
 }
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn list(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Answer<'a> {
         queues: Vec<QueueJson<'a>>,
     }
+    Parameters::none(&uri)?;
     let now = shared.broker.clock().wall();
     let queues = shared.broker.queues();
     let queues: Vec<_> = queues.iter().map(|queue| QueueJson::new(queue, now)).collect();
-    json(&Answer { queues }, 1024)
+    Ok(json(&Answer { queues }, 1024))
 }
 
 pub(super) async fn show(
     State(shared): State<Arc<Shared>>,
     InPath(queue): InPath<String>,
+    uri: Uri,
 ) -> Result<Response, Problem> {
+    Parameters::none(&uri)?;
     let status = shared.broker.queue(&queue)?;
     Ok(json(&QueueJson::new(&status, shared.broker.clock().wall()), 256))
 }
@@ -74,11 +78,12 @@ struct ConsumerJson {
     digest: Option<String>,
 }
 
-pub(super) async fn consumers(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn consumers(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Answer {
         consumers: Vec<ConsumerJson>,
     }
+    Parameters::none(&uri)?;
     let consumers = shared.broker.consumers().into_iter().map(|consumer| {
         let (state, digest) = match consumer.state {
             ConsumerState::Ready(digest) => ("ready", Some(digest.to_string())),
@@ -87,5 +92,5 @@ pub(super) async fn consumers(State(shared): State<Arc<Shared>>) -> Response {
         let (name, queue) = (consumer.name.to_string(), consumer.queue.to_string());
         ConsumerJson { name, queue, concurrency: consumer.concurrency, state, digest }
     });
-    json(&Answer { consumers: consumers.collect() }, 1024)
+    Ok(json(&Answer { consumers: consumers.collect() }, 1024))
 }

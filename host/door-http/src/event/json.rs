@@ -66,7 +66,22 @@ pub fn parse_batch(text: &str, sink: &mut dyn FnMut(Message)) -> Result<(), Malf
 }
 
 fn malformed(error: serde_json::Error, index: Option<usize>) -> Malformed {
-    if error.is_data() { Malformed::Shape { index, detail: error.to_string() } } else { Malformed::Syntax(error) }
+    if error.is_data() { Malformed::Shape { index, detail: shape(&error) } } else { Malformed::Syntax(error) }
+}
+
+/// What the parser says of JSON that is of another type than expected, in words that do not speak of its own types.
+fn shape(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let parts = text.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "));
+    let Some((given, expected)) = parts else { return text };
+    let given = match given {
+        "sequence" => "a list",
+        "map" => "an object",
+        other => other,
+    };
+    // The place of a whole body says nothing.
+    let expected = expected.strip_suffix(" at line 1 column 0").unwrap_or(expected);
+    format!("it is {given}; expected is {expected}")
 }
 
 struct Batch<'s> {

@@ -71,9 +71,29 @@ async fn peeking_goes_page_by_page_and_leases_nothing() {
     assert_snapshot!(server.get("/v1/queues/orders/messages?limit=5").await.shown(), @r#"
     400
     title: The request is not valid
-    detail: Failed to deserialize query string: limit: unknown field `limit`, expected `max` or `after`
+    detail: the parameter 'limit' is unknown; known are 'max', 'after'
     code: invalid-request
     "#);
+    assert_snapshot!(server.get("/v1/queues/orders/messages?max=ten").await.shown(), @r#"
+    400
+    title: The request is not valid
+    detail: 'max' is 'ten'; a whole number, 1 to 1000, is expected
+    code: invalid-request
+    "#);
+    assert_snapshot!(server.get("/v1/queues/orders/messages?max=1&max=2").await.shown(), @r#"
+    400
+    title: The request is not valid
+    detail: the parameter 'max' stands twice
+    code: invalid-request
+    "#);
+    assert_snapshot!(server.get("/v1/queues/orders/messages?after=zzz").await.shown(), @r#"
+    400
+    title: The request is not valid
+    detail: 'after': 'zzz' is not a cursor of this call; use the text that its last answer returned, unchanged, or start without one
+    code: invalid-request
+    "#);
+    let redrive = r#"{"all": true, "after": "zzz"}"#;
+    assert_eq!(server.post("/v1/queues/orders/redrive", redrive).await.code(), "invalid-request");
 }
 
 #[tokio::test]

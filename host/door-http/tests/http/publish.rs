@@ -24,7 +24,7 @@ async fn a_plain_body_gets_its_attributes_from_the_broker() {
     let server = server().await;
     let answer = publish(&server, "orders.new", &[("content-type", "application/json")], r#"{"a" : 1}"#).await.ok();
     let id = answer["messages"][0]["id"].as_str().unwrap();
-    assert_eq!(answer, json!({"ids": [id], "messages": [{"id": id, "targets": 1}]}));
+    assert_eq!(answer, json!({"messages": [{"id": id, "targets": 1}]}));
     let message = last(&server).await;
     let expected = json!({
         "specversion": "1.0", "id": id, "source": "/pelton/http", "type": "orders.new", "time": "2026-01-01T00:00:00.000Z",
@@ -70,7 +70,7 @@ async fn a_batch_is_accepted_in_order_and_counts_its_targets() {
     let server = server().await;
     let batch = format!("[{},{}]", event("1", r#","subject":"yes""#), event("2", r#","subject":"no""#));
     let answer = publish(&server, "audit.x", &BATCH, batch).await.ok();
-    assert_eq!(answer, json!({"ids": ["1", "2"], "messages": [{"id": "1", "targets": 2}, {"id": "2", "targets": 0}]}));
+    assert_eq!(answer, json!({"messages": [{"id": "1", "targets": 2}, {"id": "2", "targets": 0}]}));
     let answer = publish(&server, "orders.new", &BATCH, "[]").await.ok();
     assert_eq!(answer, json!({"messages": []}));
 }
@@ -97,24 +97,65 @@ async fn a_refused_batch_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn parameters_are_refused() {
+    let server = server().await;
+    assert_snapshot!(publish(&server, "orders.new?foo=1", &[], "text").await.shown(), @r#"
+    400
+    title: The request is not valid
+    detail: the parameter 'foo' is unknown; this call takes none
+    code: invalid-request
+    "#);
+    assert_eq!(server.get("/v1/queues/orders").await.ok()["ready"], 0);
+    for path in ["/v1/queues?a", "/v1/queues/orders?a", "/v1/consumers?a=1", "/v1/queues/orders/dead/1?a=1"] {
+        assert_eq!(server.get(path).await.code(), "invalid-request", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn attributes_that_are_not_what_they_should_be() {
+    let server = server().await;
+    let with = |attribute: &'static str, value: &'static str| {
+        let all = [("ce-specversion", "1.0"), ("ce-id", "7"), ("ce-source", "/shop"), ("ce-type", "order")];
+        let others = all.into_iter().filter(|(name, _)| *name != attribute);
+        others.chain([(attribute, value)]).collect::<Vec<_>>()
+    };
+    assert_snapshot!(publish(&server, "orders.new", &with("ce-source", "a b"), "").await.shown(), @r#"
+    400
+    title: A message is not a valid CloudEvent
+    detail: this is not a valid CloudEvent: attribute 'source' is 'a b', which is no URI reference such as /shop/1: ' ' is not allowed in one
+    code: invalid-event
+    attribute: "source"
+    "#);
+    assert_snapshot!(publish(&server, "orders.new", &with("content-type", "nonsense"), "").await.shown(), @r#"
+    400
+    title: A message is not a valid CloudEvent
+    detail: this is not a valid CloudEvent: attribute 'datacontenttype' is 'nonsense', which is no media type such as application/json
+    code: invalid-event
+    attribute: "datacontenttype"
+    "#);
+    let plain = publish(&server, "orders.new", &[("content-type", "nonsense")], "").await;
+    assert_eq!(plain.code(), "invalid-event");
+}
+
+#[tokio::test]
 async fn unroutable() {
     let server = server().await;
     assert_snapshot!(publish(&server, "orderz.new", &STRUCTURED, event("1", "")).await.shown(), @r#"
     404
     title: No route matches the topic
-    detail: no route matches topic 'orderz.new' of message 0; add one to [[routes]] or mend the topic
+    detail: no route matches topic 'orderz.new' (the nearest is 'orders.*'); add one to [[routes]] or mend the topic
     code: unroutable
     count: 1
-    items: [{"code":"unroutable","detail":"no route matches topic 'orderz.new' of message 0; add one to [[routes]] or mend the topic","index":0}]
+    items: [{"code":"unroutable","detail":"no route matches topic 'orderz.new' (the nearest is 'orders.*'); add one to [[routes]] or mend the topic","index":0}]
     "#);
     let batch = format!("[{},{}]", event("1", ""), event("2", ""));
     assert_snapshot!(publish(&server, "orderz.new", &BATCH, batch).await.shown(), @r#"
     404
     title: No route matches the topic
-    detail: 2 of the messages can't be accepted, so none was; the first: no route matches topic 'orderz.new' of message 0; add one to [[routes]] or mend the topic
+    detail: 2 of the messages can't be accepted, so none was; message 0: no route matches topic 'orderz.new' (the nearest is 'orders.*'); add one to [[routes]] or mend the topic
     code: unroutable
     count: 2
-    items: [{"code":"unroutable","detail":"no route matches topic 'orderz.new' of message 0; add one to [[routes]] or mend the topic","index":0},{"code":"unroutable","detail":"no route matches topic 'orderz.new' of message 1; add one to [[routes]] or mend the topic","index":1}]
+    items: [{"code":"unroutable","detail":"no route matches topic 'orderz.new' (the nearest is 'orders.*'); add one to [[routes]] or mend the topic","index":0},{"code":"unroutable","detail":"no route matches topic 'orderz.new'; add one to [[routes]] or mend the topic","index":1}]
     "#);
 }
 
@@ -138,14 +179,14 @@ async fn invalid_events() {
     assert_snapshot!(publish(&server, "orders.new", &STRUCTURED, "[]").await.shown(), @r#"
     400
     title: A message is not a valid CloudEvent
-    detail: the body is JSON, but of another shape: invalid type: sequence, expected an object with the attributes of a CloudEvent at line 1 column 0
+    detail: the body is JSON, but of another shape: it is a list; expected is an object with the attributes of a CloudEvent
     code: invalid-event
     "#);
     let batch = format!("[{},{{}},{},7]", event("1", ""), event("", ""));
     assert_snapshot!(publish(&server, "orders.new", &BATCH, batch).await.shown(), @r#"
     400
     title: A message is not a valid CloudEvent
-    detail: message 3 is not a CloudEvent, so none was accepted: invalid type: integer `7`, expected an object with the attributes of a CloudEvent at line 1 column 122
+    detail: message 3 is not a CloudEvent, so none was accepted: it is integer `7`; expected is an object with the attributes of a CloudEvent at line 1 column 122
     code: invalid-event
     index: 3
     "#);
@@ -202,7 +243,7 @@ async fn invalid_topics() {
     assert_snapshot!(publish(&server, "orders.%2A", &[], "x").await.shown(), @r#"
     400
     title: The topic is not valid
-    detail: 'orders.*' is not a topic: it contains '*'; words have letters, digits, '_' and '-', with dots between them
+    detail: 'orders.*' is not a topic: it contains '*'; words have letters a-z and A-Z, digits, '_' and '-', with dots between them
     code: invalid-topic
     "#);
     assert_eq!(publish(&server, "%ff", &[], "x").await.code(), "invalid-request");
@@ -215,10 +256,10 @@ async fn too_large() {
     assert_snapshot!(publish(&server, "orders.new", &BATCH, format!("[{body}]")).await.shown(), @r#"
     413
     title: The request is too large
-    detail: message 0 has a body of 65538 bytes; at most 65536 are allowed ([broker] max-message)
+    detail: the body has 65538 bytes; at most 65536 are allowed ([broker] max-message)
     code: too-large
     count: 1
-    items: [{"code":"too-large","detail":"message 0 has a body of 65538 bytes; at most 65536 are allowed ([broker] max-message)","index":0}]
+    items: [{"code":"too-large","detail":"the body has 65538 bytes; at most 65536 are allowed ([broker] max-message)","index":0}]
     "#);
     let body = "x".repeat(usize::try_from(REQUEST_BYTES_MAX).unwrap() + 1);
     assert_snapshot!(publish(&server, "orders.new", &[], body.clone()).await.shown(), @r#"

@@ -136,6 +136,21 @@ async fn an_extended_lease_lasts_longer() {
 }
 
 #[tokio::test]
+async fn a_lease_that_ran_out_is_not_extended() {
+    let server = server().await;
+    server.publish("orders.new", "1", "").await;
+    let token = &server.lease(1).await[0];
+    server.clock.advance(Duration::from_secs(31));
+    let body = json!({"leases": [{"token": token}]}).to_string();
+    assert_snapshot!(server.post("/v1/queues/orders/extend", body).await.shown(), @r#"
+    409
+    title: The lease ran out
+    detail: the lease is not in force any more: it ran out, was settled, or the broker restarted; nothing was done
+    code: lease-lost
+    "#);
+}
+
+#[tokio::test]
 async fn one_bad_lease_does_not_hold_up_the_others() {
     let server = server().await;
     server.publish("orders.new", "1", "").await;
@@ -205,7 +220,25 @@ async fn bad_requests() {
     assert_snapshot!(lease(r#"{"limit":1}"#).await, @r#"
     400
     title: The request is not valid
-    detail: unknown field `limit`, expected one of `max`, `wait`, `ttl` at line 1 column 8
+    detail: 'limit' is unknown; known are 'max', 'wait', 'ttl'
+    code: invalid-request
+    "#);
+    assert_snapshot!(lease(r#"[1]"#).await, @r#"
+    400
+    title: The request is not valid
+    detail: the body is a list; an object is expected, with 'max', 'wait', 'ttl'
+    code: invalid-request
+    "#);
+    assert_snapshot!(lease(r#"{"max":"1"}"#).await, @r#"
+    400
+    title: The request is not valid
+    detail: 'max' is the string "1"; a whole number from 0 is expected
+    code: invalid-request
+    "#);
+    assert_snapshot!(server.post("/v1/queues/orders/lease?max=10", "{}").await.shown(), @r#"
+    400
+    title: The request is not valid
+    detail: the parameter 'max' is unknown; this call takes none
     code: invalid-request
     "#);
     assert_snapshot!(lease(r#"{"max":1"#).await, @r#"
@@ -226,7 +259,7 @@ async fn bad_requests() {
     assert_snapshot!(settle(r#"{"settlements":[{"token":"x","outcome":"done"}]}"#).await, @r#"
     400
     title: The request is not valid
-    detail: unknown variant `done`, expected one of `ack`, `retry`, `reject` at line 1 column 45
+    detail: 'settlements[0].outcome' is the string "done"; one of "ack", "retry", "reject" is expected
     code: invalid-request
     "#);
     assert_snapshot!(settle(r#"{"settlements":[{"token":"x","outcome":"ack","after":"1s"}]}"#).await, @r#"

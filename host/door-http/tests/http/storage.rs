@@ -17,14 +17,14 @@ async fn every_call_says_what_is_known() {
     503
     retry-after: 1
     title: Whether it was done is unknown
-    detail: storage failed while committing; whether it was done is unknown, repeat it with the same id
+    detail: storage failed while committing; whether it was done is unknown. Repeat it with the same ids: the broker does not look for doubles yet, but consumers can recognise them by source and id
     code: unknown
     "#);
     assert_snapshot!(server.post("/v1/queues/orders/settle", settlement).await.shown(), @r#"
     503
     retry-after: 1
     title: Whether it was done is unknown
-    detail: storage failed while committing; whether it was done is unknown, repeat it with the same id
+    detail: storage failed while committing; whether it was done is unknown. Repeat it with the same ids: the broker does not look for doubles yet, but consumers can recognise them by source and id
     code: unknown
     "#);
     server.engine.fail(EngineError::Unavailable);

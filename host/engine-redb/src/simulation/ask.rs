@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use pelton_core::clock::WallMs;
 use pelton_core::engine::{
-    Attempt, Bulk, BulkAction, DeadCode, DeadReason, LeaseRequest, NewEntry, QueueId, Select, Settlement, Verdict,
+    Attempt, Bulk, BulkAction, DeadCode, DeadReason, LeaseRequest, NewEntry, Position, QueueId, Select, Settlement,
+    Verdict,
 };
 
 use super::model::{COPIES, Change, Entry, Id, Place, message, new_entry};
-use super::world::{Asked, Caller, QUEUES, World, number_of};
+use super::world::{Asked, Caller, QUEUES, World, definitions, number_of};
 use crate::command::{Command, Request};
 use crate::prepare::{prepare, prepare_settlement};
 use crate::tables::HELD;
+
+/// More steps than any search among the messages of a run can take.
+const SEARCH_STEPS_MAX: usize = 10_000;
 
 impl World {
     pub(super) fn caller(&mut self, asked: Asked) -> Caller {
@@ -74,11 +78,14 @@ impl World {
         (entries, change)
     }
 
-    /// Where an entry is after it died, its attempts as they were.
+    /// Where an entry is after it died: in another queue its attempts start anew.
     pub(super) fn died(&self, entry: &Entry) -> Entry {
         let origin = Some(entry.origin.unwrap_or(entry.queue));
         match QUEUES[entry.queue as usize].1 {
-            Some(dead_letter) => Entry { queue: number_of(dead_letter), place: Place::Ready, origin, ..entry.clone() },
+            Some(dead_letter) => {
+                let queue = number_of(dead_letter);
+                Entry { queue, place: Place::Ready, attempts: 0, origin, ..entry.clone() }
+            }
             None => Entry { place: Place::Due(HELD), origin, ..entry.clone() },
         }
     }
@@ -147,29 +154,105 @@ impl World {
         }
     }
 
+    /// What the action makes of a message; none where it passes over it.
+    fn changed_by(&self, discard: bool, target: Option<u32>, entry: &Entry) -> Option<Option<Entry>> {
+        if discard {
+            return Some(None);
+        }
+        let home = entry.origin.filter(|origin| self.declared[*origin as usize]);
+        let to = |queue| Entry { queue, place: Place::Ready, attempts: 0, history: entry.history, origin: None };
+        target.or(home).map(|queue| Some(to(queue)))
+    }
+
+    /// What becomes of messages that are discarded or redriven, and how many are passed over.
+    fn changes(&self, ids: &[Id], discard: bool, target: Option<u32>) -> (Change, u64) {
+        let to = |id: &Id| {
+            let free = !self.leases.contains_key(id);
+            self.model.entries.get(id).filter(|_| free).and_then(|entry| self.changed_by(discard, target, entry))
+        };
+        let change: Change = ids.iter().filter_map(|id| Some((*id, to(id)?))).collect();
+        let skipped = (ids.len() - change.len()) as u64;
+        (change, skipped)
+    }
+
+    fn action(&mut self) -> (BulkAction, bool, Option<u32>) {
+        let (discard, target) = (self.random.bool(), self.random.bool().then(|| self.queue()));
+        let action = if discard { BulkAction::Discard } else { BulkAction::Redrive(target.map(QueueId)) };
+        (action, discard, target)
+    }
+
+    fn ids_of(&self, queue: u32) -> Vec<Id> {
+        self.model.entries.iter().filter(|(_, entry)| entry.queue == queue).map(|(id, _)| *id).collect()
+    }
+
     /// All messages of a queue are discarded or redriven, in one step; a batch of its own.
     pub(super) fn ask_bulk(&mut self) -> Result<(), String> {
         let queue = self.queue();
-        let target = self.random.bool().then(|| self.queue());
-        let discard = self.random.bool();
-        let action = if discard { BulkAction::Discard } else { BulkAction::Redrive(target.map(QueueId)) };
-        let (mut change, mut skipped) = (Change::new(), 0);
-        for (id, entry) in self.model.entries.iter().filter(|(_, entry)| entry.queue == queue) {
-            let to = if discard {
-                Some(None)
-            } else {
-                target.or(entry.origin).map(|home| {
-                    Some(Entry { queue: home, place: Place::Ready, attempts: 0, history: entry.history, origin: None })
-                })
-            };
-            match to {
-                Some(to) if !self.leases.contains_key(id) => change.push((*id, to)),
-                _ => skipped += 1,
-            }
-        }
+        let (action, discard, target) = self.action();
+        let (change, skipped) = self.changes(&self.ids_of(queue), discard, target);
         let job = Bulk { queue: QueueId(queue), select: Select::All, action, after: None, max: 1000 };
         let ticket = self.caller(Asked::Bulk { change, skipped });
         self.count("bulk");
         self.apply(vec![Command { ticket, request: Request::Bulk(job) }])
+    }
+
+    /// Messages at some positions are discarded or redriven, among them positions twice and positions of nobody. Several
+    /// where all are found in the first step; else one, looked for among those that wait, in as many steps as it takes.
+    pub(super) fn ask_listed(&mut self) -> Result<(), String> {
+        self.compare()?;
+        let queue = self.queue();
+        let (action, discard, target) = self.action();
+        let waits = |id: &Id| matches!(self.model.entries[id].place, Place::Due(due) if due != HELD);
+        let (waiting, found): (Vec<Id>, Vec<Id>) = self.ids_of(queue).into_iter().partition(waits);
+        let most = self.random.usize(..4);
+        let mut picked = if self.random.bool() { found } else { waiting.into_iter().take(1).collect() };
+        self.random.shuffle(&mut picked);
+        picked.truncate(most);
+        let mut positions: Vec<Position> = picked.iter().map(|id| self.positions[id]).collect();
+        positions.extend(picked.first().filter(|_| most > 1).map(|id| self.positions[id]));
+        positions.push(Position(u64::MAX - 1));
+        if self.random.f64() < 0.2 {
+            self.arm_faults();
+        }
+        let mut after = None;
+        for _ in 0..SEARCH_STEPS_MAX {
+            let (change, skipped) = self.changes(&picked, discard, target);
+            let select = Select::Positions(positions.clone());
+            let job = Bulk { queue: QueueId(queue), select, action: action.clone(), after, max: 1000 };
+            let ticket = self.caller(Asked::Listed { change, skipped });
+            self.progress = None;
+            self.apply(vec![Command { ticket, request: Request::Bulk(job) }])?;
+            // Without progress the disk failed, and all is as it was.
+            let Some(progress) = self.progress.take() else { return Ok(()) };
+            if progress.changed + progress.skipped > 0 {
+                picked.clear();
+                self.count("bulk by positions");
+            }
+            match progress.next {
+                Some(next) => after = Some(next),
+                None if picked.is_empty() => return Ok(()),
+                None => return Err(format!("{picked:?} were listed, and not found")),
+            }
+        }
+        Err("a search among those that wait does not end".to_owned())
+    }
+
+    /// Other queues are declared; what the others hold stays.
+    pub(super) fn ask_define(&mut self) -> Result<(), String> {
+        self.compare()?;
+        let mut declared = [(); QUEUES.len()].map(|()| self.random.f64() < 0.7);
+        for (number, (_, dead_letter, attempts_max)) in QUEUES.iter().enumerate() {
+            if declared[number] {
+                self.attempts_max[number] = *attempts_max;
+            }
+            if let Some(dead_letter) = dead_letter.filter(|_| declared[number]) {
+                declared[number_of(dead_letter) as usize] = true;
+            }
+        }
+        self.count("defined");
+        let request = Request::Define(definitions(&declared));
+        self.declared = declared;
+        let ticket = self.caller(Asked::Define);
+        self.apply(vec![Command { ticket, request }])
     }
 }

@@ -3,7 +3,7 @@
 use std::hash::Hash;
 use std::time::Duration;
 
-use pelton_core::engine::{Appended, EngineError, LeaseToken, Progress, RequestError, SettleError};
+use pelton_core::engine::{Appended, Defined, EngineError, LeaseToken, Progress, RequestError, SettleError};
 
 use super::model::{Change, Place, identify};
 use super::world::{Asked, Caller, Held, QUEUES, World};
@@ -40,7 +40,25 @@ impl World {
                 }
                 grants.into_iter().try_for_each(|grant| self.check_grant(queue, ttl, grant))
             }
-            (Asked::Bulk { change, skipped }, Reply::Progress(result)) => self.check_bulk(change, skipped, result),
+            (Asked::Bulk { change, skipped }, Reply::Progress(result)) => {
+                let complete = (change.len() as u64, skipped, None);
+                self.check_bulk(change, result, |progress| {
+                    (progress.changed, progress.skipped, progress.next.clone()) == complete
+                })
+            }
+            (Asked::Listed { change, skipped }, Reply::Progress(result)) => {
+                let none = change.is_empty() && skipped == 0;
+                let all = (change.len() as u64, skipped);
+                self.check_bulk(change, result, |progress| match (progress.changed, progress.skipped) {
+                    (0, 0) => none || progress.next.is_some(),
+                    found => found == all,
+                })
+            }
+            (Asked::Define, Reply::Defined(result)) => match result {
+                Ok(defined) => self.check_defined(&defined, true),
+                Err(EngineError::Unknown | EngineError::Unavailable) => Ok(()),
+                Err(error) => Err(format!("defining the queues gave {error:?}")),
+            },
             (Asked::Extend(token, by), Reply::Extended(results)) => {
                 let ends = self.now.monotonic.plus(by);
                 let held = self.leases.values_mut().find(|held| held.token == token);
@@ -139,18 +157,22 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn check_bulk(
+    /// A step of a bulk change: all of `change`, or nothing.
+    fn check_bulk(
         &mut self,
         change: Change,
-        skipped: u64,
         result: Result<Progress, RequestError>,
+        expected: impl Fn(&Progress) -> bool,
     ) -> Result<(), String> {
         match result {
             Ok(progress) => {
-                if (progress.changed, progress.skipped, &progress.next) != (change.len() as u64, skipped, &None) {
-                    return Err(format!("{progress:?} for {change:?} and {skipped} to be passed over"));
+                if !expected(&progress) {
+                    return Err(format!("nobody expected {progress:?} for {change:?}"));
                 }
-                self.model.apply(change);
+                if progress.changed > 0 {
+                    self.model.apply(change);
+                }
+                self.progress = Some(progress);
                 Ok(())
             }
             Err(RequestError::Engine(EngineError::Unknown)) => {
@@ -161,6 +183,24 @@ impl World {
         }
     }
 
+    /// The ids of the declared queues, and the names of the others that hold something. That is not looked at where the
+    /// model may be behind the store.
+    pub(super) fn check_defined(&self, defined: &Defined, looks_at_undeclared: bool) -> Result<(), String> {
+        let queues = || (0..).zip(QUEUES).zip(self.declared).map(|((id, (name, _, _)), declared)| (id, name, declared));
+        let declared = queues().filter(|(_, _, declared)| *declared).map(|(id, name, _)| (name, id));
+        let found = defined.queues.iter().map(|(name, id)| (name.as_str(), id.0));
+        if !declared.eq(found) {
+            return Err(format!("{:?} was defined, and there is {defined:?}", self.declared));
+        }
+        let holds_something = |id: u32| self.model.entries.values().any(|entry| entry.queue == id);
+        let undeclared =
+            queues().filter(|(id, _, declared)| !declared && holds_something(*id)).map(|(_, name, _)| name);
+        if looks_at_undeclared && !undeclared.eq(defined.undeclared.iter().map(|name| name.as_str())) {
+            return Err(format!("{:?} was defined, and there is {defined:?}", self.declared));
+        }
+        Ok(())
+    }
+
     pub(super) fn check_counts(&self) -> Result<(), String> {
         for queue in 0..QUEUES.len() as u32 {
             let in_queue = || self.model.entries.iter().filter(|(_, entry)| entry.queue == queue);
@@ -168,9 +208,15 @@ impl World {
             let held = in_queue().filter(|(_, entry)| entry.place == Place::Due(HELD)).count() as u64;
             let total = in_queue().count() as u64;
             let Some(counts) = self.board.get(&queue) else { return Err(format!("queue {queue} is not counted")) };
+            if counts.declared != self.declared[queue as usize] {
+                return Err(format!("{:?} was defined, and there is {counts:?}", self.declared));
+            }
             let sum = counts.ready + counts.leased + counts.scheduled;
             if sum != total || counts.leased != leased || counts.scheduled < held {
                 return Err(format!("queue {queue} has {total} messages, {leased} leased, {held} held: {counts:?}"));
+            }
+            if counts.oldest.is_some() != (counts.ready + counts.leased > 0) {
+                return Err(format!("the oldest message of queue {queue} is not known: {counts:?}"));
             }
         }
         Ok(())

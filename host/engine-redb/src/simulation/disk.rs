@@ -22,6 +22,10 @@ pub(super) struct Faults {
     pub(super) write_in: Option<u64>,
     /// A read fails.
     pub(super) read_in: Option<u64>,
+    /// From now on so many writes fail: the disk is full for a while.
+    pub(super) full_for: u64,
+    /// A write panics, as redb does over a damaged file.
+    pub(super) panic_in: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -99,6 +103,12 @@ impl Media {
         self.current = self.durable.clone();
     }
 
+    fn check_space(&mut self) -> io::Result<()> {
+        let full = self.faults.full_for > 0;
+        self.faults.full_for = self.faults.full_for.saturating_sub(1);
+        if full || strikes(&mut self.faults.write_in) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
     fn check_power(&mut self) -> io::Result<()> {
         if !self.off && strikes(&mut self.faults.crash_in) {
             self.off = true;
@@ -157,6 +167,11 @@ impl SimDisk {
         self.media().off
     }
 
+    /// Whether the disk is full at the moment.
+    pub(super) fn is_full(&self) -> bool {
+        self.media().faults.full_for > 0
+    }
+
     /// Cuts the power now.
     pub(super) fn cut_power(&self) {
         self.media().off = true;
@@ -190,9 +205,7 @@ impl StorageBackend for SimDisk {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut media = self.media();
         media.check_power()?;
-        if strikes(&mut media.faults.write_in) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        media.check_space()?;
         let (old, new) = (media.current.len(), usize::try_from(len).map_err(io::Error::other)?);
         media.current.resize(new, 0);
         media.lengths.push(new);
@@ -210,9 +223,11 @@ impl StorageBackend for SimDisk {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut media = self.media();
         media.check_power()?;
-        if strikes(&mut media.faults.write_in) {
-            return Err(io::ErrorKind::StorageFull.into());
+        if strikes(&mut media.faults.panic_in) {
+            drop(media);
+            panic!("this page is not a page");
         }
+        media.check_space()?;
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let end = start + data.len();
         media.current.get_mut(start..end).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);

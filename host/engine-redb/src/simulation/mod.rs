@@ -46,8 +46,18 @@ fn what_was_answered_is_so_whatever_the_disk_does() {
             Err(wrong) => panic!("PELTON_SIM_SEED={seed}: {wrong}"),
         }
     }
-    let reached =
-        ["power cut", "reopened", "append unknown", "settle unknown", "lease expired", "settled twice", "bulk"];
+    let reached = [
+        "power cut",
+        "reopened",
+        "reopened while full",
+        "append unknown",
+        "settle unknown",
+        "lease expired",
+        "settled twice",
+        "bulk",
+        "bulk by positions",
+        "defined",
+    ];
     for what in reached {
         assert!(only.is_some() || seen.contains_key(what), "no run ever came to '{what}': {seen:?}");
     }

@@ -103,6 +103,31 @@ async fn a_failed_sync_is_unknown_and_the_engine_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_redb_is_an_error_for_everybody_and_the_health_says_so() {
+    let (disk, clock) = (SimDisk::new(fastrand::Rng::with_seed(9)), TestClock::new());
+    let engine = RedbEngine::open_on(Box::new(disk.clone()), options(&clock)).expect("the disk is good");
+    let queue = one_queue(&engine).await;
+    let want = LeaseRequest { queue, max: 1, wait: std::time::Duration::from_secs(60), ttl: None };
+    let mut waiting = engine.lease(want.clone());
+    assert!(futures_poll(&mut waiting).is_none(), "there is nothing yet");
+    disk.set_faults(Faults { panic_in: Some(0), ..Faults::default() });
+    let unknown = RequestError::Engine(EngineError::Unknown);
+    assert_eq!(engine.append(append(queue, 1)).await, Err(unknown));
+    let Health::Failed(reason) = engine.health().borrow().clone() else { panic!("it says that it is well") };
+    assert!(reason.contains("this page is not a page"), "{reason}");
+    assert_eq!(waiting.await.expect_err("who waits is told"), EngineError::Unavailable.into());
+    let refused = RequestError::Engine(EngineError::Corrupt(reason.clone()));
+    assert_eq!(engine.append(append(queue, 2)).await, Err(refused.clone()));
+    assert_eq!(engine.lease(want).await.expect_err("it has stopped"), refused);
+    engine.close(std::time::Duration::from_secs(10)).await;
+    assert_eq!(*engine.health().borrow(), Health::Failed(reason), "closing does not hide why");
+    // The next process finds what was answered.
+    disk.restore_power();
+    let engine = RedbEngine::open_on(Box::new(disk), options(&clock)).expect("the file is as after a crash");
+    assert_eq!(one_queue(&engine).await, queue);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_nobody_receives_is_given_back() {
     let (disk, clock) = (SimDisk::new(fastrand::Rng::with_seed(8)), TestClock::new());
     let engine = RedbEngine::open_on(Box::new(disk), options(&clock)).expect("the disk is good");

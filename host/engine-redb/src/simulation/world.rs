@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pelton_core::clock::{Monotonic, WallMs};
 use pelton_core::engine::{
-    Browse, Bulk, BulkAction, Cursor, Definitions, Health, LeaseRequest, LeaseToken, QueueCounts, QueueDefinition,
-    QueueId, Select, Settlement, Verdict,
+    Browse, Bulk, BulkAction, Cursor, Definitions, Health, LeaseRequest, LeaseToken, Position, Progress, QueueCounts,
+    QueueDefinition, QueueId, Select, Settlement, Verdict,
 };
 use pelton_core::name::QueueName;
 use pelton_core::retry::RetryPolicy;
@@ -44,8 +44,21 @@ impl Ticket for Caller {
 pub(super) enum Asked {
     Append(Change),
     Settle(Vec<(LeaseToken, Option<Change>)>),
-    Lease { queue: u32, max: usize, ttl: Option<Duration> },
-    Bulk { change: Change, skipped: u64 },
+    Lease {
+        queue: u32,
+        max: usize,
+        ttl: Option<Duration>,
+    },
+    Bulk {
+        change: Change,
+        skipped: u64,
+    },
+    /// A step of a change to listed messages: these change, or none of them in this step.
+    Listed {
+        change: Change,
+        skipped: u64,
+    },
+    Define,
     Extend(LeaseToken, Duration),
     Release(Vec<LeaseToken>),
 }
@@ -71,6 +84,14 @@ pub(super) struct World {
     pub(super) asked: BTreeMap<u64, Asked>,
     pub(super) give_back: Vec<LeaseToken>,
     pub(super) board: BTreeMap<u32, QueueCounts>,
+    /// Which queues the last definitions had.
+    pub(super) declared: [bool; QUEUES.len()],
+    /// What the store goes by: a queue that is not declared keeps its retries until the store is opened again.
+    pub(super) attempts_max: [u32; QUEUES.len()],
+    /// Where each message lay when the queues were last browsed.
+    pub(super) positions: BTreeMap<Id, Position>,
+    /// What the last step of a change to listed messages came to: how many it changed and passed over, and the rest.
+    pub(super) progress: Option<Progress>,
     pub(super) next_message: u64,
     pub(super) next_caller: u64,
     pub(super) trace: DefaultHasher,
@@ -109,9 +130,10 @@ pub(super) fn number_of(name: &str) -> u32 {
     at.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX)
 }
 
-fn definitions() -> Definitions {
+pub(super) fn definitions(declared: &[bool]) -> Definitions {
     let name = |text: &str| QueueName::new(text).expect("a valid name");
-    let queues = QUEUES.iter().map(|(text, dead_letter, max_attempts)| QueueDefinition {
+    let declared = QUEUES.iter().zip(declared).filter(|(_, declared)| **declared).map(|(queue, _)| queue);
+    let queues = declared.map(|(text, dead_letter, max_attempts)| QueueDefinition {
         name: name(text),
         dead_letter: dead_letter.map(name),
         retry: RetryPolicy { max_attempts: *max_attempts, ..RetryPolicy::default() },
@@ -138,6 +160,10 @@ impl World {
             asked: BTreeMap::new(),
             give_back: Vec::new(),
             board: BTreeMap::new(),
+            declared: [true; QUEUES.len()],
+            attempts_max: QUEUES.map(|(_, _, attempts_max)| attempts_max),
+            positions: BTreeMap::new(),
+            progress: None,
             next_message: 1,
             next_caller: 0,
             trace: DefaultHasher::new(),
@@ -171,6 +197,8 @@ impl World {
                 self.disk.cut_power();
                 self.recover()
             }
+            3 => self.apply(Vec::new()).and_then(|()| self.ask_listed()),
+            4 if self.random.bool() => self.ask_define(),
             _ => {
                 let count = self.random.usize(..5);
                 let mut used = BTreeSet::new();
@@ -190,13 +218,14 @@ impl World {
         }
     }
 
-    fn arm_faults(&mut self) {
+    pub(super) fn arm_faults(&mut self) {
         let random = &mut self.random;
         let some = |random: &mut fastrand::Rng, most| Some(random.u64(..most));
-        let faults = match random.usize(..4) {
+        let faults = match random.usize(..5) {
             0 => Faults { sync_in: some(random, 3), ..Faults::default() },
             1 => Faults { write_in: some(random, 40), ..Faults::default() },
             2 => Faults { read_in: some(random, 20), ..Faults::default() },
+            3 => Faults { full_for: random.u64(1..30), ..Faults::default() },
             _ => Faults { crash_in: some(random, 60), ..Faults::default() },
         };
         self.disk.set_faults(faults);
@@ -218,10 +247,12 @@ impl World {
         let expiring = if was_up { self.expiring() } else { Vec::new() };
         let mut replies = Vec::new();
         self.store().accept(commands, now, &mut replies);
+        self.read_board();
         for (caller, reply) in std::mem::take(&mut replies) {
             self.check_reply(caller, reply)?;
         }
         self.store().commit(now, &mut replies);
+        self.read_board();
         let committed = was_up && self.store().health() == Health::Ready;
         for change in expiring {
             if committed { self.model.apply(change) } else { self.model.doubt(change) }
@@ -233,13 +264,18 @@ impl World {
         for (caller, reply) in replies {
             self.check_reply(caller, reply)?;
         }
-        for counts in self.store().take_changed_counts() {
-            self.board.insert(counts.id.0, counts);
-        }
+        self.read_board();
         match self.store().health() {
             Health::Ready if was_up => self.check_counts(),
             Health::Failed(reason) => Err(format!("the store stopped: {reason}")),
             _ => self.recover(),
+        }
+    }
+
+    /// What the writer's thread publishes at the same moments.
+    fn read_board(&mut self) {
+        for counts in self.store().take_changed_counts() {
+            self.board.insert(counts.id.0, counts);
         }
     }
 
@@ -264,7 +300,7 @@ impl World {
             let entry = self.model.entries[&id].clone();
             let history = (entry.history + 1).min(self.tuning.attempts_kept);
             let counted = Entry { attempts: entry.attempts + 1, history, ..entry };
-            let last = counted.attempts >= QUEUES[counted.queue as usize].2;
+            let last = counted.attempts >= self.attempts_max[counted.queue as usize];
             changes.push(vec![(id, Some(if last { self.died(&counted) } else { counted }))]);
             self.count("lease expired");
         }
@@ -288,6 +324,9 @@ impl World {
                 }
             } else {
                 self.count("reopened");
+                if self.disk.is_full() {
+                    self.count("reopened while full");
+                }
                 self.now.monotonic = self.now.monotonic.plus(self.tuning.reopen_max);
                 let mut replies = Vec::new();
                 let now = self.now();
@@ -315,34 +354,33 @@ impl World {
         self.store = Some(store);
         let (now, mut replies) = (self.now(), Vec::new());
         let ticket = Caller { number: 0, listens: true };
-        let command = Command { ticket, request: Request::Define(definitions()) };
+        let command = Command { ticket, request: Request::Define(definitions(&self.declared)) };
         self.store().accept(vec![command], now, &mut replies);
         match replies.pop() {
-            Some((_, Reply::Defined(Ok(defined))))
-                if defined.queues.values().map(|id| id.0).eq(0..QUEUES.len() as u32) =>
-            {
-                Ok(())
-            }
+            Some((_, Reply::Defined(Ok(defined)))) => self.check_defined(&defined, false),
             // Only what comes after a failure that the disk was told to have.
             other => Err(format!("defining the queues gave {other:?}")),
         }
     }
 
     fn check_recovered(&mut self) -> Result<(), String> {
+        for (attempts_max, declared) in self.attempts_max.iter_mut().zip(self.declared) {
+            if !declared {
+                *attempts_max = RetryPolicy::default().max_attempts;
+            }
+        }
         self.spent.extend(std::mem::take(&mut self.leases).into_values().map(|held| held.token));
         self.give_back.clear();
         if self.spent.len() > 100 {
             self.spent.drain(..50);
         }
-        for counts in self.store().take_changed_counts() {
-            self.board.insert(counts.id.0, counts);
-        }
+        self.read_board();
         self.compare()?;
         self.check_counts()
     }
 
     /// Compares everything on disk with what should be there.
-    fn compare(&mut self) -> Result<(), String> {
+    pub(super) fn compare(&mut self) -> Result<(), String> {
         self.disk.set_faults(Faults::default());
         let summary = self.store().verify().map_err(|wrong| wrong.join("; "))?;
         let actual = self.browse()?;
@@ -356,6 +394,7 @@ impl World {
 
     fn browse(&mut self) -> Result<BTreeMap<Id, Entry>, String> {
         let mut actual = BTreeMap::new();
+        self.positions.clear();
         for queue in 0..QUEUES.len() as u32 {
             let mut after: Option<Cursor> = None;
             loop {
@@ -376,6 +415,7 @@ impl World {
                 let page = snapshot.page(&what, self.tuning.page_bytes).map_err(|error| error.to_string())?;
                 for item in page.items {
                     let id = identify(&item.message, &item.topic)?;
+                    self.positions.insert(id, item.position);
                     if actual.insert(id, seen(queue, &item, number_of)).is_some() {
                         return Err(format!("message {id} is there twice"));
                     }
@@ -453,11 +493,13 @@ impl Unanswered for BTreeMap<u64, Asked> {
     fn clear_unanswered(&mut self, model: &mut Model) {
         for asked in std::mem::take(self).into_values() {
             match asked {
-                Asked::Append(change) | Asked::Bulk { change, .. } => model.doubt(change),
+                Asked::Append(change) | Asked::Bulk { change, .. } | Asked::Listed { change, .. } => {
+                    model.doubt(change)
+                }
                 Asked::Settle(batch) => {
                     batch.into_iter().filter_map(|(_, change)| change).for_each(|change| model.doubt(change))
                 }
-                Asked::Lease { .. } | Asked::Extend(..) | Asked::Release(_) => {}
+                Asked::Lease { .. } | Asked::Extend(..) | Asked::Release(_) | Asked::Define => {}
             }
         }
     }

@@ -47,7 +47,14 @@ impl<T: Ticket> Live<T> {
                 return Ok(());
             }
         };
-        match self.select(queue, job) {
+        let start = match job.after.as_ref().map(|cursor| Step::of(cursor, &job.select)).transpose() {
+            Ok(start) => start,
+            Err(error) => {
+                replies.push((ticket, Reply::Progress(Err(error.into()))));
+                return Ok(());
+            }
+        };
+        match self.select(queue, job, start) {
             Ok((selected, next)) => {
                 let mut progress = self.stage_selected(queue, selected, &job.action);
                 progress.next = next.map(Step::to_cursor);
@@ -61,19 +68,24 @@ impl<T: Ticket> Live<T> {
         }
     }
 
-    fn select(&mut self, queue: u32, job: &Bulk) -> Result<(Vec<Selected>, Option<Step>), Failure> {
+    /// What a step selects that begins at `start`, or at the beginning.
+    fn select(
+        &mut self,
+        queue: u32,
+        job: &Bulk,
+        start: Option<Step>,
+    ) -> Result<(Vec<Selected>, Option<Step>), Failure> {
         let max = job.max.clamp(1, STEP_MAX);
         let scan_max = self.tuning.bulk_scan_rows.max(1);
         let before = self.global.next_position;
         let reader = self.reader()?;
-        let step = match (&job.after, &job.select) {
-            (Some(cursor), _) => Step::of(cursor),
-            (None, Select::All) => Some(Step::All { after: After::START, before }),
-            (None, Select::Positions(_)) => Some(Step::Listed { index: 0 }),
-        };
+        let step = start.unwrap_or(match job.select {
+            Select::All => Step::All { after: After::START, before },
+            Select::Positions(_) => Step::Listed { index: 0 },
+        });
         match (step, &job.select) {
-            (Some(Step::All { after, before }), Select::All) => select_all(reader, queue, after, before, max),
-            (Some(Step::Listed { index }), Select::Positions(positions)) => {
+            (Step::All { after, before }, Select::All) => select_all(reader, queue, after, before, max),
+            (Step::Listed { index }, Select::Positions(positions)) => {
                 let listed: Vec<u64> = positions.iter().skip(index).take(max).map(|position| position.0).collect();
                 let (mut selected, missed) = select_listed(reader, queue, &listed)?;
                 let after_these = (index + listed.len() < positions.len()).then_some(index + listed.len());
@@ -85,13 +97,14 @@ impl<T: Ticket> Live<T> {
                 selected.extend(found);
                 Ok((selected, ended.map_or(next, |(due, position)| Some(Step::Search { index, due, position }))))
             }
-            (Some(Step::Search { index, due, position }), Select::Positions(positions)) => {
+            (Step::Search { index, due, position }, Select::Positions(positions)) => {
                 let listed: Vec<u64> = positions.iter().skip(index).take(max).map(|position| position.0).collect();
                 let after_these = (index + listed.len() < positions.len()).then_some(index + listed.len());
                 let next = after_these.map(|index| Step::Listed { index });
                 let (found, ended) = search(reader, queue, &listed, (due, position), scan_max)?;
                 Ok((found, ended.map_or(next, |(due, position)| Some(Step::Search { index, due, position }))))
             }
+            // `Step::of` refuses the cursor of another selection.
             _ => Ok((Vec::new(), None)),
         }
     }

@@ -45,8 +45,9 @@ impl<T: Ticket> Live<T> {
             let (key, value) = row?;
             let (_, at, position) = key.value();
             // The edge itself is loaded already, and what is leased comes back by itself.
-            if (at, position) != edge && !self.leases.holds(Row::parse(value.value())?.entry()) {
-                due.load((at, position));
+            let row = Row::parse(value.value())?;
+            if (at, position) != edge && !self.leases.holds(row.entry()) {
+                due.load((at, position), row.accepted());
             }
             due.edge = Some((at, position));
         }

@@ -28,8 +28,8 @@ pub(super) struct Effects {
     /// Entries that left for good.
     pub(super) histories_dropped: Vec<u64>,
     pub(super) bodies_released: Vec<BodyRef>,
-    /// Keys of `due` that memory may have to know.
-    pub(super) waiting: Vec<(u32, DueAt)>,
+    /// Keys of `due` that memory may have to know, and when each message was accepted.
+    pub(super) waiting: Vec<(u32, DueAt, WallMs)>,
     /// Messages that are available at their old place.
     pub(super) back: Vec<(u32, Place, WallMs)>,
 }
@@ -57,10 +57,10 @@ impl Effects {
     pub(super) fn add_due(&mut self, key: DueKey, row: RowBuffer) {
         let (queue, due, position) = key;
         self.count(queue, Place::Due { due, position }, 1, row.view().cost());
-        self.due.push((key, row));
         if due != HELD {
-            self.waiting.push((queue, (due, position)));
+            self.waiting.push((queue, (due, position), row.view().accepted()));
         }
+        self.due.push((key, row));
     }
 
     /// Counts an attempt in the row and keeps it in the history.
@@ -102,6 +102,8 @@ impl Effects {
                 self.count_attempt(&mut dead, attempt);
                 match grave {
                     Grave::Queue { queue, position } => {
+                        // Its consumer, if it has one, has all attempts; those before are in the history.
+                        dead.set_attempts(0);
                         self.add_fresh(Fresh { queue, position, row: dead, content: None });
                     }
                     Grave::Held => self.add_due((queue, HELD, place.position()), dead),

@@ -107,11 +107,10 @@ impl<T: Ticket> Live<T> {
         }
         let state = &mut self.queues[at];
         let has_ready = state.window.len() > 0 || !state.returned.is_empty();
-        if let Some((due, position)) = state.due.overdue.first().copied()
-            && (state.due_turn || !has_ready)
+        if (state.due_turn || !has_ready)
+            && let Some(((due, position), _)) = state.due.overdue.pop_first()
         {
             state.due_turn = false;
-            state.due.overdue.pop_first();
             let entry = self.reader()?.due_at(queue, due, position)?;
             return Ok(Some((Place::Due { due, position }, entry)));
         }
@@ -159,7 +158,7 @@ impl<T: Ticket> Live<T> {
                 state.returned.insert(position, accepted);
             }
             Place::Due { due, position } => {
-                state.due.overdue.insert((due, position));
+                state.due.overdue.insert((due, position), accepted);
             }
         }
         self.touch(queue);

@@ -1,7 +1,6 @@
 //! An open database with everything that is known about it in memory. Dropped as a whole when the disk fails.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use crate::browse::Snapshot;
 use crate::command::{Now, Reply, Request, Ticket};
 use crate::failure::Failure;
 use crate::open::{Disk, OpenError, check_format};
+use crate::panics;
 use crate::records::{Counters, Global, NameRecord};
 use crate::tables::{COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, NAMES, NAMES_QUEUE};
 use crate::tuning::Tuning;
@@ -86,8 +86,8 @@ impl<T: Ticket> Live<T> {
         tuning: &Arc<Tuning>,
         random: &mut fastrand::Rng,
     ) -> Result<(Self, StoreId), OpenError> {
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_database(&mut *disk, tuning, random)));
-        opened.unwrap_or_else(|_panic| {
+        panics::quietly(|| Self::open_database(&mut *disk, tuning, random)).unwrap_or_else(|panic| {
+            tracing::debug!(%panic, "redb panicked over the data file.");
             let reason = "redb can't read what is in it".to_owned();
             Err(OpenError::Damaged { file: disk.path().to_owned(), reason })
         })

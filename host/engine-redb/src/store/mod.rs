@@ -31,6 +31,7 @@ use pelton_core::engine::{Definitions, EngineError, Health, QueueCounts, StoreId
 use crate::command::{Command, Now, Reply, Request, Ticket};
 use crate::failure::Failure;
 use crate::open::{Disk, OpenError};
+use crate::panics;
 use crate::tuning::Tuning;
 use live::Live;
 
@@ -222,6 +223,18 @@ impl<T: Ticket> Store<T> {
         self.commit(now, replies);
         if let State::Up(live) = std::mem::replace(&mut self.state, State::Closed) {
             live.abandon(&EngineError::Unavailable, replies);
+        }
+    }
+
+    /// Gives up for good, after a panic while it was at work: what is in memory, and redb's own state, may be half changed.
+    /// Nobody knows what became of the last requests; later ones are refused with `reason`.
+    pub fn give_up(&mut self, reason: String, replies: &mut Vec<(T, Reply)>) {
+        self.take_into_tally();
+        if let State::Up(live) = std::mem::replace(&mut self.state, State::Stopped(reason)) {
+            let dropped = panics::quietly(|| live.abandon(&EngineError::Unknown, replies));
+            if let Err(panic) = dropped {
+                tracing::debug!(%panic, "Closing the database after a panic failed as well.");
+            }
         }
     }
 

@@ -81,34 +81,34 @@ impl Window {
 /// A key of `due` within its queue: due time in ms, position.
 pub(crate) type DueAt = (u64, u64);
 
-/// The waiting messages that come next, by time; keys only.
+/// The waiting messages that come next, by time: keys, and when each was accepted.
 #[derive(Debug, Default)]
 pub(crate) struct DueWindow {
     /// Their time lies ahead.
-    future: BTreeSet<DueAt>,
+    future: BTreeMap<DueAt, WallMs>,
     /// Their time has come, and nobody has leased them.
-    pub(crate) overdue: BTreeSet<DueAt>,
+    pub(crate) overdue: BTreeMap<DueAt, WallMs>,
     /// Keys behind this are on disk only; none: all are loaded.
     pub(crate) edge: Option<DueAt>,
 }
 
 impl DueWindow {
     /// Takes up a key that was committed, if it belongs to what is loaded.
-    pub(crate) fn insert(&mut self, key: DueAt, entries_max: usize) {
+    pub(crate) fn insert(&mut self, key: DueAt, accepted: WallMs, entries_max: usize) {
         if self.edge.is_some_and(|edge| key > edge) {
             return;
         }
-        self.future.insert(key);
+        self.future.insert(key, accepted);
         while self.future.len() > entries_max.max(1) {
             self.future.pop_last();
-            self.edge = self.future.last().copied();
+            self.edge = self.future.last_key_value().map(|(last, _)| *last);
         }
     }
 
     /// Takes up a key that was read from disk behind the edge.
-    pub(crate) fn load(&mut self, key: DueAt) {
-        if !self.overdue.contains(&key) {
-            self.future.insert(key);
+    pub(crate) fn load(&mut self, key: DueAt, accepted: WallMs) {
+        if !self.overdue.contains_key(&key) {
+            self.future.insert(key, accepted);
         }
     }
 
@@ -117,7 +117,7 @@ impl DueWindow {
         if self.is_starved(entries_max) {
             return Some(WallMs(0));
         }
-        let first = self.future.first().map(|(due, _)| WallMs(*due));
+        let first = self.future.first_key_value().map(|((due, _), _)| WallMs(*due));
         first.filter(|_| !self.is_full(entries_max))
     }
 
@@ -129,12 +129,12 @@ impl DueWindow {
     /// Makes those overdue whose time has come; at most `entries_max` are overdue at once. Whether there were any.
     pub(crate) fn ripen(&mut self, now: WallMs, entries_max: usize) -> bool {
         let before = self.overdue.len();
-        while let Some(first) = self.future.first().copied()
-            && first.0 <= now.0
-            && self.overdue.len() < entries_max.max(1)
+        while self.overdue.len() < entries_max.max(1)
+            && let Some(first) = self.future.first_entry()
+            && first.key().0 <= now.0
         {
-            self.future.remove(&first);
-            self.overdue.insert(first);
+            let (key, accepted) = first.remove_entry();
+            self.overdue.insert(key, accepted);
         }
         self.overdue.len() > before
     }
@@ -221,12 +221,17 @@ impl Queue {
         self.window.len() > 0 || !self.window.live || !self.returned.is_empty() || !self.due.overdue.is_empty()
     }
 
+    /// The figures. `oldest` looks at all leases and at the first of each line, which is the oldest of its line but for
+    /// messages that died or were redriven into it: those keep the time at which they were first accepted.
+    ///
+    /// Whatever is on disk only has somebody before it in the window: see [`super::live::Live::read_ahead`].
     pub(crate) fn counts(&self, id: u32) -> QueueCounts {
         let overdue = self.due.overdue.len() as u64;
         let in_due = self.leased_due + self.staged_due;
         let leased = self.leased.len() as u64 + self.staged;
         let window = self.window.front().map(|entry| entry.accepted);
         let returned = self.returned.values().next().copied();
+        let due = self.due.overdue.values().next().copied();
         let oldest_leased = self.leased.first().map(|(accepted, _)| *accepted);
         QueueCounts {
             id: QueueId(id),
@@ -236,7 +241,7 @@ impl Queue {
             leased,
             scheduled: self.stored.due.saturating_sub(in_due + overdue),
             bytes: self.stored.bytes,
-            oldest: [window, returned, oldest_leased].into_iter().flatten().min(),
+            oldest: [window, returned, due, oldest_leased].into_iter().flatten().min(),
         }
     }
 }
@@ -249,12 +254,12 @@ mod tests {
     fn due_keys_beyond_the_edge_stay_on_disk() {
         let mut due = DueWindow::default();
         for key in [(30, 3), (10, 1), (20, 2)] {
-            due.insert(key, 2);
+            due.insert(key, WallMs(0), 2);
         }
         assert_eq!((due.future.len(), due.edge), (2, Some((20, 2))));
-        due.insert((25, 4), 2);
+        due.insert((25, 4), WallMs(0), 2);
         assert_eq!(due.future.len(), 2, "it lies behind the edge");
-        due.insert((5, 5), 2);
+        due.insert((5, 5), WallMs(0), 2);
         assert_eq!((due.next(8), due.edge), (Some(WallMs(5)), Some((10, 1))));
     }
 
@@ -262,7 +267,7 @@ mod tests {
     fn time_makes_keys_overdue_up_to_the_limit() {
         let mut due = DueWindow::default();
         for key in [(10, 1), (20, 2), (30, 3)] {
-            due.insert(key, 8);
+            due.insert(key, WallMs(0), 8);
         }
         assert!(!due.ripen(WallMs(9), 8));
         assert!(due.ripen(WallMs(30), 2));

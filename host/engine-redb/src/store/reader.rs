@@ -92,6 +92,8 @@ impl<T: Ticket> Live<T> {
         if self.queues[queue as usize].window.live {
             return Ok(());
         }
+        // The age of its oldest message shows only now, if the window was empty.
+        self.uncounted.mark(queue);
         self.reader()?;
         let bytes_max = self.tuning.window_bytes_of(self.queues.len());
         let reader = self.reader.as_ref().expect("it was made just now");
@@ -111,7 +113,8 @@ impl<T: Ticket> Live<T> {
         Ok(())
     }
 
-    /// Reads ahead in queues whose window runs low, and drops the view of what is committed.
+    /// Reads ahead in queues whose window runs low, and drops the view of what is committed. Afterwards no window is empty
+    /// whose queue has ready messages that nobody holds: a queue without consumers shows the age of its oldest too.
     pub(super) fn read_ahead(&mut self) -> Result<(), super::Failed> {
         for queue in self.changed.drain() {
             let window = &self.queues[queue as usize].window;

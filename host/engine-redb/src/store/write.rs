@@ -129,8 +129,8 @@ impl<T: Ticket> Live<T> {
                 });
             }
         }
-        for (queue, key) in effects.waiting {
-            self.queues[queue as usize].due.insert(key, self.tuning.due_entries);
+        for (queue, key, accepted) in effects.waiting {
+            self.queues[queue as usize].due.insert(key, accepted, self.tuning.due_entries);
         }
         for (queue, place, accepted) in effects.back {
             self.put_back(queue, place, accepted);

@@ -7,15 +7,15 @@ mod cargo;
 mod toolchain;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use pelton_core::name::ConsumerName;
 use pelton_core::plan::{ConsumerCode, Plan};
 
 pub(crate) use self::toolchain::Toolchain;
-use crate::config::folder_of;
+use crate::config::{folder_of, placed};
 use crate::exit::Failure;
+use crate::files::{ignore_in_git, write_whole};
 
 /// The target that components are built for.
 pub(crate) const TARGET: &str = "wasm32-wasip2";
@@ -52,9 +52,16 @@ impl std::fmt::Display for Problem {
     }
 }
 
+impl Problem {
+    /// As it is shown, with its place in `config_file`.
+    pub(crate) fn shown(&self, config_file: &Path) -> String {
+        placed(config_file, &["consumers", self.consumer.as_str()], &["source"], &self.to_string())
+    }
+}
+
 /// All problems as one error.
-pub(crate) fn failure(problems: &[Problem]) -> Failure {
-    Failure::component(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+pub(crate) fn failure(config_file: &Path, problems: &[Problem]) -> Failure {
+    Failure::components(&problems.iter().map(|problem| problem.shown(config_file)).collect::<Vec<_>>())
 }
 
 /// A consumer to build.
@@ -152,9 +159,8 @@ fn keep(artifact: &Path, kept: &Path) -> std::io::Result<bool> {
     }
     let folder = folder_of(kept);
     std::fs::create_dir_all(&folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-    file.write_all(&bytes)?;
-    file.persist(kept).map_err(|error| error.error)?;
+    ignore_in_git(&folder);
+    write_whole(kept, &bytes)?;
     Ok(true)
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::bench::{Mode, Settings, run};
 use crate::client::RemoteArgs;
+use crate::values::time;
 
 /// Measure a running broker over HTTP
 ///
@@ -35,13 +36,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=64 * 1024 * 1024))]
     size: u32,
     /// How long to publish
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     duration: Duration,
     /// Publish so many messages instead
     #[arg(long, value_name = "COUNT", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     messages: Option<u64>,
     /// How long to publish before anything is measured
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = time)]
     warm_up: Duration,
     /// latency: messages per second
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

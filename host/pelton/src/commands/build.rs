@@ -47,5 +47,5 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
             output::line(&format!("{consumer}  {}  {} B", component.display(), output::grouped(bytes)))?;
         }
     }
-    if built.problems.is_empty() { Ok(()) } else { Err(build::failure(&built.problems).into()) }
+    if built.problems.is_empty() { Ok(()) } else { Err(build::failure(&file, &built.problems).into()) }
 }

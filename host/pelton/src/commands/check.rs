@@ -27,6 +27,9 @@ struct Findings {
     ok: bool,
     file: String,
     queues: Vec<String>,
+    /// How many of the queues hold something else than dead letters.
+    #[serde(skip)]
+    live: usize,
     consumers: Vec<Consumer>,
     warnings: Vec<String>,
     problem: Option<String>,
@@ -45,6 +48,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
         ok: true,
         file: file.display().to_string(),
         queues: Vec::new(),
+        live: 0,
         consumers: Vec::new(),
         warnings: Vec::new(),
         problem: None,
@@ -57,34 +61,42 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     }
     checked?;
     if !args.json {
-        let (queues, consumers) = (findings.queues.len(), findings.consumers.len());
+        let consumers = output::count(findings.consumers.len() as u64, "consumer");
         let warnings = match findings.warnings.len() {
             0 => "no warnings".to_owned(),
-            1 => "1 warning".to_owned(),
-            count => format!("{count} warnings"),
+            count => output::count(count as u64, "warning"),
         };
-        output::line(&format!("{} is fine: {queues} queues, {consumers} consumers, {warnings}", findings.file))?;
+        output::line(&format!("{} is fine: {}, {consumers}, {warnings}", findings.file, queues(findings.live)))?;
     }
     Ok(())
+}
+
+/// Queues that hold dead letters are not counted: most of them nobody declared.
+fn queues(live: usize) -> String {
+    let count = output::count(live as u64, "queue");
+    match live {
+        0 => count,
+        1 => format!("{count} and its dead letters"),
+        _ => format!("{count} and their dead letters"),
+    }
 }
 
 async fn check(file: &Path, findings: &mut Findings, quiet: bool) -> Result<(), Failure> {
     let plan = config::load(file)?;
     findings.queues = plan.queues.iter().map(|queue| queue.name.to_string()).collect();
+    findings.live = plan.queues.iter().filter(|queue| queue.dead_letter.is_some()).count();
     findings.warnings.clone_from(&plan.warnings);
     if !quiet {
         config::show_warnings(&plan);
     }
-    if let Some(source) = &plan.http.token {
-        config::secret("[http] token", source)?;
-    }
+    config::token(file, &plan)?;
     components(file, &plan, findings).await
 }
 
 /// Loads every component as a broker would, and names all that can't be.
 async fn components(file: &Path, plan: &Plan, findings: &mut Findings) -> Result<(), Failure> {
     let built = build::existing(file, plan);
-    let mut problems: Vec<String> = built.problems.iter().map(ToString::to_string).collect();
+    let mut problems: Vec<String> = built.problems.iter().map(|problem| problem.shown(file)).collect();
     // What is compiled here need not be compiled again at start; but a check makes no data folder.
     let cache_dir = plan.broker.data.is_dir().then(|| plan.broker.data.join("cache"));
     let runtime = node::runtime(plan, cache_dir, false)?;
@@ -102,8 +114,8 @@ async fn components(file: &Path, plan: &Plan, findings: &mut Findings) -> Result
                 component: path.display().to_string(),
                 digest: handler.digest().to_string(),
             }),
-            Err(error) => problems.push(error.to_string()),
+            Err(error) => problems.push(node::shown(file, &error)),
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(Failure::component(problems.join("\n"))) }
+    if problems.is_empty() { Ok(()) } else { Err(Failure::components(&problems)) }
 }

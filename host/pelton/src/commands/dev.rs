@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use pelton_core::dispatch::Observer;
+
 use crate::config::ConfigArgs;
 use crate::dev::{Dev, Options};
 use crate::exit::Failure;
@@ -38,13 +40,14 @@ pub(crate) fn execute(args: Args) -> anyhow::Result<()> {
     let executors = Executors::start()?;
     let handles = executors.handles();
     executors.run(async move {
-        let file = args.config.find()?;
+        let config_file = args.config.find()?;
         let mut signals = Signals::catch()?;
         let form = if args.json { Form::Json } else { Form::Text(Paint::stdout()) };
         let narrator = Arc::new(Narrator::start(form)?);
-        let setup = Setup { args: args.node, handles, observer: Some(narrator.clone()), development: true };
+        let observer = Some(narrator.clone() as Arc<dyn Observer>);
+        let setup = Setup { config_file, args: args.node, handles, observer, development: true };
         let options = Options { sample: !args.no_sample, once: args.once };
-        let mut dev = Dev::new(file, setup, options);
+        let mut dev = Dev::new(setup, options);
         let ended: Result<(), Failure> = tokio::select! {
             ended = dev.run() => ended,
             () = stop_asked(&mut signals) => Ok(()),

@@ -1,5 +1,8 @@
 //! `pelton lease`: pull messages from a queue, as JSON lines.
 
+use std::time::Duration;
+
+use pelton_door_http::limits::{LEASE_TTL_MAX, LEASE_TTL_MIN, LEASE_WAIT_MAX, PAGE_MAX, RETRY_AFTER_MAX};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -7,6 +10,7 @@ use serde_json::value::RawValue;
 use crate::client::{Client, RemoteArgs, segment};
 use crate::commands::settle::{self, Settlement};
 use crate::output;
+use crate::values::{count_up_to, time_within};
 
 /// Lease messages of a queue and print them, one per line, as JSON
 ///
@@ -16,13 +20,13 @@ pub(crate) struct Args {
     /// The queue
     queue: String,
     /// Most messages
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    max: u16,
+    #[arg(long, default_value = "1", value_parser = count_up_to(PAGE_MAX))]
+    max: usize,
     /// How long to wait for the first one
-    #[arg(long, value_name = "TIME", default_value = "0s")]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time_within(Duration::ZERO, LEASE_WAIT_MAX))]
     wait: String,
     /// How long the leases last
-    #[arg(long, value_name = "TIME", default_value = "30s")]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time_within(LEASE_TTL_MIN, LEASE_TTL_MAX))]
     ttl: String,
     #[command(flatten)]
     outcome: OutcomeArgs,
@@ -43,7 +47,7 @@ pub(crate) struct OutcomeArgs {
     #[arg(long, group = "outcome")]
     reject: bool,
     /// With --retry: not before this time has passed [default: the queue's backoff]
-    #[arg(long, value_name = "TIME", requires = "retry")]
+    #[arg(long, value_name = "TIME", requires = "retry", value_parser = time_within(Duration::ZERO, RETRY_AFTER_MAX))]
     after: Option<String>,
     /// With --retry or --reject: why, for the message's history
     #[arg(long, conflicts_with = "ack", requires = "outcome")]

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
+use pelton_core::message::{Attributes, Message};
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use crate::client::{Client, RemoteArgs, segment};
 use crate::exit::{Exit, Failure};
 use crate::lines::{Lines, Record, Shape, Template};
 use crate::output;
-use crate::publish::{Event, Item, Publisher, RefusedItem, Stopped, Tally};
+use crate::publish::{Event, Item, Publisher, RefusedItem, Stopped, Tally, now};
 
 /// A body larger than the broker takes in any case.
 const BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -82,6 +83,10 @@ pub(crate) struct Args {
 
 fn extension(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    // The broker's own rules. HTTP would make small letters of large ones without a word.
+    let extensions = [(name, value)];
+    let attributes = Attributes { id: "x", source: "x", kind: "x", extensions: &extensions, ..Attributes::default() };
+    Message::new(&attributes, b"").map_err(|error| error.to_string())?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -114,6 +119,7 @@ async fn single(client: &Client, args: &Args) -> anyhow::Result<()> {
         .header(CONTENT_TYPE, content_type)
         .header("ce-specversion", "1.0")
         .header("ce-id", header_text(&id))
+        .header("ce-time", now())
         .header("ce-source", header_text(args.source.as_deref().unwrap_or(SOURCE)))
         .header("ce-type", header_text(args.kind.as_deref().unwrap_or(topic.as_str())));
     if let Some(subject) = &args.subject {
@@ -209,7 +215,7 @@ async fn lines(client: &Client, args: &Args, file: &Path) -> anyhow::Result<()> 
     bar.finish_and_clear();
     publisher.tally.refusals.sort_by_key(|refused| refused.line);
     let summary = Summary { tally: publisher.tally, seconds: started.elapsed().as_secs_f64() };
-    summary.print(args.json)?;
+    summary.print(args.json, stopped.is_err())?;
     match stopped {
         Ok(()) => summary.verdict(),
         Err(stopped) => Err(summary.broken_off(stopped).into()),
@@ -248,7 +254,8 @@ fn item(
     let id = record.id.clone().unwrap_or_else(new_id);
     let source = args.source.as_deref().unwrap_or(SOURCE);
     let kind = args.kind.as_deref().unwrap_or(record.topic.as_str());
-    let mut event = Event::new(&id, source, kind, extensions, data);
+    let time = now();
+    let mut event = Event::new(&id, source, kind, &time, extensions, data);
     event.subject = args.subject.as_deref();
     let event = serde_json::value::to_raw_value(&event).map_err(at)?;
     Ok((record.topic.clone(), Item { line: record.line, event }))
@@ -263,7 +270,8 @@ struct Summary {
 }
 
 impl Summary {
-    fn print(&self, json: bool) -> std::io::Result<()> {
+    /// Prints it; where nothing was done because something `stopped` it, the error says all there is to say.
+    fn print(&self, json: bool, stopped: bool) -> std::io::Result<()> {
         if json {
             return output::json(self);
         }
@@ -277,10 +285,11 @@ impl Summary {
         if *refused > REFUSED_SHOWN_MAX as u64 {
             output::note(&format!("... and {} more; --json lists them", refused - REFUSED_SHOWN_MAX as u64));
         }
-        let messages = |count: u64| {
-            if count == 1 { "1 message".to_owned() } else { format!("{} messages", output::grouped(count)) }
-        };
-        let mut line = format!("accepted {} in {} requests", messages(*accepted), output::grouped(*requests));
+        if stopped && *accepted == 0 {
+            return Ok(());
+        }
+        let messages = |count| output::count(count, "message");
+        let mut line = format!("accepted {} in {}", messages(*accepted), output::count(*requests, "request"));
         if *filtered > 0 {
             line.push_str(&format!(", of which {} filtered out by every route", output::grouped(*filtered)));
         }
@@ -295,8 +304,11 @@ impl Summary {
             (_, 0) => Ok(()),
             (0, _) => Err(Failure::new(Exit::Refused, "every message was refused; none was accepted").into()),
             (_, refused) => {
-                let message =
-                    format!("{refused} of the messages were refused; the others were accepted and are durable");
+                let were = if refused == 1 { "was" } else { "were" };
+                let message = format!(
+                    "{} of the messages {were} refused; the others were accepted and are durable",
+                    output::grouped(refused)
+                );
                 Err(Failure::new(Exit::Partial, message).into())
             }
         }
@@ -311,8 +323,8 @@ impl Summary {
             ));
         } else if self.tally.accepted > 0 {
             message.push_str(&format!(
-                "\nthe first {} messages were accepted, nothing behind them was sent",
-                self.tally.accepted
+                "\naccepted before that: {}; nothing behind was sent",
+                output::count(self.tally.accepted, "message")
             ));
         }
         Failure::new(failure.exit, message)
@@ -322,6 +334,21 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn extensions_have_the_names_that_the_broker_takes() {
+        assert_eq!(extension("tenant1=a=b"), Ok(("tenant1".into(), "a=b".into())));
+        for (bad, why) in [
+            ("FOO=1", "a-z and 0-9"),
+            ("a-b=1", "a-z and 0-9"),
+            ("id=1", "of CloudEvents itself"),
+            ("=1", "name"),
+            ("a", "NAME=VALUE"),
+        ] {
+            let error = extension(bad).expect_err(bad);
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
 
     #[test]
     fn header_values_are_escaped() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pelton_core::broker::Deployment;
+use pelton_core::broker::{DeployError, Deployment};
 use pelton_core::plan::Plan;
 use tracing::{error, info, warn};
 
@@ -11,7 +11,7 @@ use crate::build;
 use crate::config::{self, ConfigArgs};
 use crate::exit::Failure;
 use crate::logging::{self, LogForm};
-use crate::node::{Executors, Node, NodeArgs, Setup};
+use crate::node::{Executors, Node, NodeArgs, Setup, load_failure};
 use crate::signals::{Asked, Signals};
 
 /// Run what broker.toml describes
@@ -36,20 +36,21 @@ pub(crate) fn execute(args: Args) -> anyhow::Result<()> {
     executors.run(async move {
         let file = args.config.find()?;
         let deployment = deployment(&file)?;
-        deployment.plan.warnings.iter().for_each(|warning| warn!("{warning}"));
+        warn_of(&deployment.plan, args.log);
         let mut signals = Signals::catch()?;
-        let setup = Setup { args: args.node, handles, observer: None, development: false };
+        let config_file = file.clone();
+        let setup = Setup { config_file, args: args.node, handles, observer: None, development: false };
         let started_with = deployment.plan.clone();
         let start = Node::start(deployment, &setup);
         let mut node = tokio::select! {
-            started = start => started.map_err(Failure::from)?,
+            started = start => started.map_err(|error| error.failure(&file))?,
             () = stop_asked(&mut signals) => return Ok(()),
         };
         let failure = loop {
             tokio::select! {
                 asked = signals.next() => match asked {
                     Asked::Stop => break None,
-                    Asked::Reload => reload(&file, &node, &started_with).await,
+                    Asked::Reload => reload(&file, &node, &started_with, args.log).await,
                 },
                 failure = node.failed() => break Some(failure),
             }
@@ -71,25 +72,34 @@ fn deployment(file: &Path) -> Result<Deployment, Failure> {
     let plan = config::load(file)?;
     let built = build::existing(file, &plan);
     if !built.problems.is_empty() {
-        return Err(build::failure(&built.problems));
+        return Err(build::failure(file, &built.problems));
     }
     Ok(Deployment { plan: Arc::new(plan), components: built.components })
 }
 
 /// Takes over broker.toml and the components as they are now, or says why not.
-async fn reload(file: &Path, node: &Node, started_with: &Plan) {
+async fn reload(file: &Path, node: &Node, started_with: &Plan, form: LogForm) {
+    let not_reloaded = |failure: &str| {
+        logging::problems(form, failure).for_each(|problem| error!("Not reloaded, what runs goes on: {problem}"));
+    };
     let deployment = match deployment(file) {
         Ok(deployment) => deployment,
-        Err(failure) => return error!("Not reloaded, what runs goes on: {failure}"),
+        Err(failure) => return not_reloaded(&failure.message),
     };
-    deployment.plan.warnings.iter().for_each(|warning| warn!("{warning}"));
+    warn_of(&deployment.plan, form);
     for setting in needs_restart(started_with, &deployment.plan) {
         warn!("{setting} has changed, which only a restart takes over.");
     }
     match node.broker.deploy(deployment).await {
         Ok(()) => info!("reloaded {}", file.display()),
-        Err(failure) => error!("Not reloaded, what runs goes on: {failure}"),
+        Err(DeployError::Load(errors)) => not_reloaded(&load_failure(file, &errors).message),
+        Err(failure) => not_reloaded(&failure.to_string()),
     }
+}
+
+fn warn_of(plan: &Plan, form: LogForm) {
+    let problems = plan.warnings.iter().flat_map(|warning| logging::problems(form, warning));
+    problems.for_each(|problem| warn!("{problem}"));
 }
 
 /// The settings that differ and are only read at start.

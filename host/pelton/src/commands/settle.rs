@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::client::{Client, RemoteArgs, segment};
+use crate::client::{CallError, Client, Refused, RemoteArgs, segment};
 use crate::commands::lease::OutcomeArgs;
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -61,24 +61,37 @@ pub(crate) async fn settle(client: &Client, queue: &str, settlements: &[Settleme
     let mut failed = 0;
     for part in settlements.chunks(SETTLEMENTS_MAX) {
         let path = format!("/v1/queues/{}/settle", segment(queue));
-        let answer: Answer = client.post(&path, &json!({ "settlements": part })).await?;
-        for result in answer.results {
-            if let Some(code) = result.code {
+        let results = match client.post::<Answer>(&path, &json!({ "settlements": part })).await {
+            Ok(answer) => answer.results,
+            // None came through; which and why is told for each where there are several.
+            Err(CallError::Refused(refused)) => match listed(&refused) {
+                Some(results) => results,
+                None => return Err(Failure::from(refused).into()),
+            },
+            Err(error) => return Err(error.into()),
+        };
+        for SettleResult { token, code, detail } in results {
+            if let Some(code) = code {
                 failed += 1;
-                let detail = result.detail.unwrap_or_default();
-                output::note(&format!(
-                    "{}: {} ({})",
-                    output::tame(&result.token),
-                    output::tame(&detail),
-                    output::tame(&code)
-                ));
+                let detail = detail.unwrap_or_default();
+                output::note(&format!("{}: {} ({})", output::tame(&token), output::tame(&detail), output::tame(&code)));
             }
         }
     }
-    if failed == 0 {
-        return Ok(());
+    match settlements.len() {
+        _ if failed == 0 => Ok(()),
+        all if failed == all => {
+            let message = format!("none of {all} leases could be settled, as listed above");
+            Err(Failure::new(Exit::Refused, message).into())
+        }
+        all => {
+            let message = format!("{failed} of {all} leases could not be settled, as listed above; the others were");
+            Err(Failure::new(Exit::Partial, message).into())
+        }
     }
-    let message =
-        format!("{failed} of {} leases could not be settled, as listed above; the others were", settlements.len());
-    Err(Failure::new(Exit::Partial, message).into())
+}
+
+/// What became of each lease, where the broker refused all of several.
+fn listed(refused: &Refused) -> Option<Vec<SettleResult>> {
+    Vec::deserialize(refused.members.get("results")?).ok()
 }

@@ -1,9 +1,9 @@
 //! `browse`: a look at a queue, page by page, that touches nothing.
 
 use super::cases;
-use super::harness::{BACKOFF, Harness, entry, ids, message, stored_ids, topic};
+use super::harness::{BACKOFF, Harness, NO_CURSORS, entry, ids, message, stored_ids, topic};
 use crate::clock::Clock as _;
-use crate::engine::{Append, Browse, QueueId, RequestError};
+use crate::engine::{Append, Browse, Cursor, InvalidCursor, QueueId, RequestError};
 
 cases! {
     messages_stand_in_order;
@@ -14,6 +14,7 @@ cases! {
     pages_meet_each_message_once;
     a_page_is_no_larger_than_asked;
     a_cursor_survives_changes;
+    a_text_that_is_no_cursor_is_refused;
     an_empty_queue_is_one_empty_page;
     an_unknown_queue_is_refused;
 }
@@ -106,6 +107,16 @@ async fn a_cursor_survives_changes(h: Harness) {
     h.append(q.a, &["5"]).await;
     let page = h.engine.browse(Browse { queue: q.a, after: page.next, max: 10 }).await.expect("`browse` works");
     assert_eq!(stored_ids(&page.items), ["4", "5"], "behind where the first page ended, though that is gone");
+}
+
+async fn a_text_that_is_no_cursor_is_refused(h: Harness) {
+    let q = h.standard().await;
+    h.append(q.a, &["1"]).await;
+    for text in NO_CURSORS {
+        let after = Some(Cursor(text.to_owned()));
+        let page = h.engine.browse(Browse { queue: q.a, after: after.clone(), max: 10 }).await;
+        assert_eq!(page.err(), after.as_ref().map(|cursor| InvalidCursor::new(cursor).into()), "{text:?}");
+    }
 }
 
 async fn an_empty_queue_is_one_empty_page(h: Harness) {

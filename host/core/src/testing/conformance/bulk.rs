@@ -1,8 +1,8 @@
 //! `bulk`: redrive and discard, in bounded steps, over everything that nobody holds.
 
 use super::cases;
-use super::harness::{BACKOFF, Harness, Queues, attempt, ids, message, stored_ids};
-use crate::engine::{Bulk, BulkAction, Progress, QueueId, RequestError, Select};
+use super::harness::{BACKOFF, Harness, NO_CURSORS, Queues, attempt, ids, message, stored_ids};
+use crate::engine::{Bulk, BulkAction, Cursor, InvalidCursor, Progress, QueueId, RequestError, Select};
 
 cases! {
     a_redrive_takes_messages_back_where_they_died;
@@ -22,6 +22,7 @@ cases! {
     steps_go_on_behind_what_is_passed_over;
     a_redrive_into_its_own_queue_ends;
     an_unknown_queue_changes_nothing;
+    a_text_that_is_no_cursor_changes_nothing;
     an_empty_queue_takes_one_step;
 }
 
@@ -197,6 +198,20 @@ async fn an_unknown_queue_changes_nothing(h: Harness) {
     let unknown = Err(RequestError::UnknownQueue(nowhere));
     assert_eq!(h.bulk(nowhere, Select::All, BulkAction::Discard).await, unknown);
     assert_eq!(h.bulk(q.a_dead, Select::All, BulkAction::Redrive(Some(nowhere))).await, unknown);
+    assert_eq!(stored_ids(&h.browse(q.a_dead).await), ["1"]);
+}
+
+async fn a_text_that_is_no_cursor_changes_nothing(h: Harness) {
+    let q = dead_letters(&h, &["1"]).await;
+    let position = h.browse(q.a_dead).await[0].position;
+    for text in NO_CURSORS {
+        for select in [Select::All, Select::Positions(vec![position])] {
+            let cursor = Cursor(text.to_owned());
+            let after = Some(cursor.clone());
+            let job = Bulk { queue: q.a_dead, select, action: BulkAction::Discard, after, max: 10 };
+            assert_eq!(h.engine.bulk(job).await, Err(InvalidCursor::new(&cursor).into()), "{text:?}");
+        }
+    }
     assert_eq!(stored_ids(&h.browse(q.a_dead).await), ["1"]);
 }
 

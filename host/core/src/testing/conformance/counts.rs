@@ -14,6 +14,8 @@ cases! {
     what_is_due_counts_as_ready;
     bytes_grow_with_messages_and_shrink_with_them;
     the_oldest_is_what_waits_longest;
+    the_oldest_is_known_of_what_died_or_is_due_again;
+    the_oldest_is_known_after_a_restart: Reopen;
     queues_stand_in_the_order_of_names;
 }
 
@@ -101,6 +103,36 @@ async fn the_oldest_is_what_waits_longest(h: Harness) {
     let leased = h.take_one(q.a).await;
     h.done(&leased).await.expect("it is leased");
     eventually("there is none", async || oldest(q.a).is_none()).await;
+}
+
+async fn the_oldest_is_known_of_what_died_or_is_due_again(h: Harness) {
+    let oldest = |queue: QueueId| h.figures(queue).and_then(|counts| counts.oldest);
+    let q = h.standard().await;
+    let first = h.clock.wall();
+    h.append(q.a, &["1", "2"]).await;
+    h.advance(Duration::from_secs(7));
+    h.dead(&h.take_one(q.a).await).await;
+    eventually("nobody has ever looked at the dead letter", async || oldest(q.a_dead) == Some(first)).await;
+    h.again(&h.take_one(q.a).await).await;
+    eventually("what waits for its time is not ready", async || oldest(q.a).is_none()).await;
+    h.advance(BACKOFF);
+    eventually("what is due again is", async || oldest(q.a) == Some(first)).await;
+    let leased = h.take_one(q.a_dead).await;
+    h.engine.release(vec![leased.token]).await;
+    eventually("what was given back is", async || oldest(q.a_dead) == Some(first)).await;
+}
+
+async fn the_oldest_is_known_after_a_restart(h: Harness) {
+    let q = h.standard().await;
+    let first = h.clock.wall();
+    h.append(q.a, &["1", "2", "3", "4", "5", "6"]).await;
+    h.advance(Duration::from_secs(7));
+    h.dead(&h.take_one(q.a).await).await;
+    let h = h.reopened().await;
+    let oldest = |queue: QueueId| h.figures(queue).and_then(|counts| counts.oldest);
+    for queue in [q.a, q.a_dead] {
+        eventually("it is known though nobody asks for messages", async || oldest(queue) == Some(first)).await;
+    }
 }
 
 async fn queues_stand_in_the_order_of_names(h: Harness) {

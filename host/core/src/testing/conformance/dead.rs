@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cases;
 use super::harness::{
-    BACKOFF, HELD, Harness, attempt, done, entry, message, queue, queue_name, rejected, stored_ids, topic,
+    ATTEMPTS_MAX, BACKOFF, HELD, Harness, attempt, done, entry, message, queue, queue_name, rejected, stored_ids, topic,
 };
 use crate::clock::Clock as _;
 use crate::engine::{Append, DeadCode, DeadReason, Definitions, NewEntry, QueueId, SettleError};
@@ -12,6 +12,7 @@ use crate::engine::{Append, DeadCode, DeadReason, Definitions, NewEntry, QueueId
 cases! {
     a_dead_message_goes_to_the_dead_letters;
     it_carries_origin_time_and_reason;
+    its_attempts_start_anew;
     it_keeps_its_identity;
     it_keeps_its_history: History;
     it_is_gone_from_its_queue;
@@ -52,7 +53,6 @@ async fn it_carries_origin_time_and_reason(h: Harness) {
     h.dead(&h.take_one(q.a).await).await;
     let stored = h.browse(q.a_dead).await.remove(0);
     assert_eq!(stored.accepted, accepted);
-    assert_eq!(stored.attempts, 1, "the delivery that ended so was one");
     let dead = stored.dead.expect("it is a dead letter");
     assert_eq!((dead.origin, dead.at, dead.reason), (queue_name("a"), h.clock.wall(), rejected()));
 }
@@ -77,7 +77,30 @@ async fn it_keeps_its_history(h: Harness) {
     h.advance(BACKOFF);
     h.dead(&h.take_one(q.a).await).await;
     let stored = h.browse(q.a_dead).await.remove(0);
-    assert_eq!((stored.attempts, stored.history), (2, vec![attempt(1), attempt(2)]));
+    assert_eq!(stored.history, [attempt(1), attempt(2)]);
+    h.again(&h.take_one(q.a_dead).await).await;
+    let stored = h.browse(q.a_dead).await.remove(0);
+    assert_eq!(stored.history, [attempt(1), attempt(2), attempt(1)], "its consumer's attempts follow");
+}
+
+async fn its_attempts_start_anew(h: Harness) {
+    let q = h.standard().await;
+    h.append(q.a, &["1"]).await;
+    for _ in 1..ATTEMPTS_MAX {
+        h.again(&h.take_one(q.a).await).await;
+        h.advance(BACKOFF);
+    }
+    h.dead(&h.take_one(q.a).await).await;
+    assert_eq!(h.browse(q.a_dead).await[0].attempts, 0, "the attempts in the queue that it left are its history");
+    for attempt in 1..=2 {
+        let leased = h.take_one(q.a_dead).await;
+        assert_eq!(leased.attempt(), attempt, "a consumer of dead letters has all attempts");
+        h.again(&leased).await;
+        assert_eq!(h.browse(q.a_dead).await[0].attempts, attempt);
+        h.advance(BACKOFF);
+    }
+    h.dead(&h.take_one(q.a_dead).await).await;
+    assert_eq!(h.browse(q.a_dead).await[0].attempts, 3, "held where it is, it keeps them");
 }
 
 async fn it_is_gone_from_its_queue(h: Harness) {

@@ -24,6 +24,8 @@ const STEPS_MAX: usize = 1000;
 pub(super) const TTL: Duration = Duration::from_secs(30);
 /// The wait after the first failed attempt; it doubles, without jitter, up to a minute.
 pub(super) const BACKOFF: Duration = Duration::from_secs(10);
+/// What a caller may pass for a cursor that never was one.
+pub(super) const NO_CURSORS: [&str; 4] = ["", "zzz", "-1", "\u{e9}1"];
 /// The attempts that the queues of [`Harness::standard`] allow.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
 

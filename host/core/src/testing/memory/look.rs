@@ -7,8 +7,8 @@
 use super::store::{Entry, Queue, Store};
 use crate::clock::WallMs;
 use crate::engine::{
-    Browse, Bulk, BulkAction, Counts, Cursor, Page, Position, Progress, QueueCounts, QueueId, RequestError, Select,
-    Stored,
+    Browse, Bulk, BulkAction, Counts, Cursor, InvalidCursor, Page, Position, Progress, QueueCounts, QueueId,
+    RequestError, Select, Stored,
 };
 use crate::testing::Moment;
 
@@ -28,16 +28,15 @@ struct Bounds {
 }
 
 impl Bounds {
-    fn of(after: Option<&Cursor>, next_position: u64) -> Self {
+    fn of(after: Option<&Cursor>, next_position: u64) -> Result<Self, InvalidCursor> {
         let parse = |cursor: &Cursor| {
             let mut parts = cursor.0.split('-').map(|part| part.parse::<u64>().ok());
             let mut part = || parts.next().flatten();
             Some((WallMs(part()?), Position(part()?), part()?))
         };
-        match after.map(|cursor| parse(cursor).expect("a test passes on the cursors that it was given")) {
-            Some((due, position, below)) => Self { after: Some((due, position)), below },
-            None => Self { after: None, below: next_position },
-        }
+        let Some(cursor) = after else { return Ok(Self { after: None, below: next_position }) };
+        let (due, position, below) = parse(cursor).ok_or_else(|| InvalidCursor::new(cursor))?;
+        Ok(Self { after: Some((due, position)), below })
     }
 
     fn cursor(&self, (due, position): Place) -> Cursor {
@@ -47,7 +46,7 @@ impl Bounds {
 
 impl Store {
     pub(super) fn browse(&self, what: &Browse, now: Moment) -> Result<Page, RequestError> {
-        let bounds = Bounds::of(what.after.as_ref(), u64::MAX);
+        let bounds = Bounds::of(what.after.as_ref(), u64::MAX)?;
         let (places, more) = self.places(what.queue, &bounds, &Select::All, what.max)?;
         let next = places.last().filter(|_| more).map(|last| bounds.cursor(*last));
         let queue = &self.queues[&what.queue];
@@ -74,7 +73,7 @@ impl Store {
         if let BulkAction::Redrive(Some(to)) = job.action {
             self.known(to)?;
         }
-        let bounds = Bounds::of(job.after.as_ref(), self.next_position);
+        let bounds = Bounds::of(job.after.as_ref(), self.next_position)?;
         let (places, more) = self.places(job.queue, &bounds, &job.select, job.max)?;
         let mut progress =
             Progress { next: places.last().filter(|_| more).map(|last| bounds.cursor(*last)), ..Progress::default() };

@@ -308,6 +308,7 @@ impl Store {
         entry.due = target.is_none().then_some(HELD);
         match target {
             Some(target) => {
+                entry.attempts = 0;
                 let position = self.next_place();
                 self.put(target, position, entry);
             }

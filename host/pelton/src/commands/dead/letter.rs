@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::output::{self, Paint};
@@ -50,6 +49,8 @@ pub(super) struct Attempt {
     log_tail: String,
 }
 
+/// Levels that a body is indented by at most.
+const DEPTH_SHOWN: usize = 40;
 /// Characters of a reason in a list.
 const REASON_SHOWN: usize = 100;
 
@@ -113,20 +114,81 @@ pub(super) fn text(letter: &Letter, paint: Paint) -> String {
     text
 }
 
-/// A body as it reads best: text as it is, JSON over several lines. Control characters stay escaped in JSON.
+/// A body as it reads best: text as it is, JSON over several lines.
 fn pretty(data: &RawValue) -> String {
-    match serde_json::from_str::<Value>(data.get()) {
-        Ok(Value::String(text)) => {
-            text.lines().map(|line| output::tame(line).into_owned() + "\n").collect::<String>().trim_end().to_owned()
+    let text = serde_json::from_str::<String>(data.get()).unwrap_or_else(|_| indented(data));
+    text.lines().map(|line| output::tame(line).into_owned() + "\n").collect::<String>().trim_end().to_owned()
+}
+
+/// JSON over several lines, each of its words as it was written and in the order that it was written in.
+fn indented(data: &RawValue) -> String {
+    let text = data.get();
+    let mut out = String::with_capacity(text.len() * 2);
+    let mut depth = 0;
+    let mut in_string = false;
+    let mut is_escaped = false;
+    let mut words = text.chars().peekable();
+    while let Some(c) = words.next() {
+        if in_string {
+            out.push(c);
+            in_string = is_escaped || c != '"';
+            is_escaped = !is_escaped && c == '\\';
+            continue;
         }
-        Ok(value) => serde_json::to_string_pretty(&value).unwrap_or_else(|_| data.get().to_owned()),
-        Err(_) => data.get().to_owned(),
+        let line = |out: &mut String, depth: usize| {
+            out.push('\n');
+            out.extend(std::iter::repeat_n("  ", depth.min(DEPTH_SHOWN)));
+        };
+        match c {
+            _ if c.is_ascii_whitespace() => {}
+            '{' | '[' => {
+                while words.next_if(char::is_ascii_whitespace).is_some() {}
+                out.push(c);
+                if let Some(end) = words.next_if(|next| matches!(next, '}' | ']')) {
+                    out.push(end);
+                } else {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            _ => {
+                in_string = c == '"';
+                out.push(c);
+            }
+        }
     }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bodies_keep_their_order_and_their_words() {
+        let check = |body: &str, expected: &str| {
+            let raw = RawValue::from_string(body.to_owned()).expect("JSON");
+            assert_eq!(pretty(&raw), expected);
+        };
+        check(
+            r#"{"z":1.0,"a":[ ],"m":[1,{"b":"x,\"}y","a":{}}], "u":"\u00e9"}"#,
+            "{\n  \"z\": 1.0,\n  \"a\": [],\n  \"m\": [\n    1,\n    {\n      \"b\": \"x,\\\"}y\",\n      \"a\": {}\n    }\n  ],\n  \"u\": \"\\u00e9\"\n}",
+        );
+        check(r#""two\nlines\u001b""#, "two\nlines?");
+        check("12345678901234567890.10", "12345678901234567890.10");
+        check(r#""\\""#, "\\");
+        check(r#"["\\",1]"#, "[\n  \"\\\\\",\n  1\n]");
+    }
 
     #[test]
     fn a_dead_letter_reads_as_a_story() {

@@ -83,7 +83,6 @@ struct Which {
     /// The queue or its dead-letter queue
     queue: String,
     /// Ids or positions of the messages
-    #[arg(required_unless_present = "all")]
     ids: Vec<String>,
     /// All of the queue's dead letters
     #[arg(long, conflicts_with = "ids")]
@@ -211,6 +210,13 @@ struct Done {
 }
 
 async fn bulk(client: &Client, call: &str, which: &Which, extra: &Value, json: bool) -> anyhow::Result<()> {
+    if which.ids.is_empty() && !which.all {
+        let message = format!(
+            "say which dead letters of {}: their ids or positions, as `pelton dead list` shows them, or --all",
+            which.queue
+        );
+        return Err(Failure::usage(message).into());
+    }
     let path = format!("/v1/queues/{}/{call}", segment(&which.queue));
     let mut done = Done::default();
     let selections = if which.all { vec![json!({"all": true})] } else { positions(client, which).await? };
@@ -239,10 +245,9 @@ async fn bulk(client: &Client, call: &str, which: &Which, extra: &Value, json: b
         return Ok(output::json(&done)?);
     }
     let verb = if call == "redrive" { "redrove" } else { "discarded" };
-    let mut line = format!("{verb} {}", output::grouped(done.changed));
+    let mut line = format!("{verb} {}", output::count(done.changed, "dead letter"));
     if done.skipped > 0 {
-        let _ =
-            write!(line, ", passed over {} that are leased or have no queue to go to", output::grouped(done.skipped));
+        let _ = write!(line, "; passed over, as leased or with no queue to go to: {}", output::grouped(done.skipped));
     }
     Ok(output::line(&line)?)
 }

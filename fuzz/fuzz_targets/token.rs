@@ -1,0 +1,28 @@
+//! Lease tokens as text.
+//!
+//! Asserts: every token's text reads back as that token; a text that reads as a token is that token's only spelling; the
+//! error for any other text repeats at most 80 characters of it.
+#![no_main]
+
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+use pelton_core::engine::{EntryId, LeaseToken, QueueId};
+
+#[derive(Debug, Arbitrary)]
+enum Input<'a> {
+    Token { queue: u32, entry: u64, epoch: u64, attempt: u32, nonce: u64 },
+    Text(&'a str),
+}
+
+fuzz_target!(|input: Input<'_>| {
+    match input {
+        Input::Token { queue, entry, epoch, attempt, nonce } => {
+            let token = LeaseToken { queue: QueueId(queue), entry: EntryId(entry), epoch, attempt, nonce };
+            assert_eq!(token.to_string().parse(), Ok(token), "{token}");
+        }
+        Input::Text(text) => match text.parse::<LeaseToken>() {
+            Ok(token) => assert_eq!(token.to_string(), text),
+            Err(error) => assert!(error.0.chars().count() <= 80 && text.starts_with(&error.0), "{error}"),
+        },
+    }
+});

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Fills corpus/ from the examples' files and from seeds/. Repeating it changes nothing.
+set -eu
+cd "$(dirname "$0")"
+for target in config events expression message pattern token; do mkdir -p "corpus/$target"; done
+
+cp ../broker.toml corpus/config/seed-root
+for file in ../examples/*/broker.toml; do
+    cp "$file" "corpus/config/seed-$(basename "$(dirname "$file")")"
+done
+
+# Events: each line of an example's sample as the data of an event, and the first few as a batch.
+event='{"specversion":"1.0","id":"1","source":"/seed","type":"t","subject":"s","time":"2026-01-31T12:00:00Z","n":7,"data":'
+number=0
+cat ../examples/github-webhooks/events.jsonl ../examples/orders/orders.jsonl | while IFS= read -r line; do
+    number=$((number + 1))
+    printf '%s%s}' "$event" "$line" > "corpus/events/seed-$number"
+done
+printf '[%s1},%s"x","datacontenttype":"text/plain"}]' "$event" "$event" > corpus/events/seed-batch
+printf '{"specversion":"1.0","id":"1","source":"/s","type":"t","data_base64":"AAEC"}' > corpus/events/seed-base64
+
+# Expressions: each over a few payloads.
+payloads=$(sed -n 's/.*"payload":\(.*\)}$/\1/p' ../examples/github-webhooks/events.jsonl | head -n 3)
+while IFS= read -r expression; do
+    printf '%s\n' "$payloads" | while IFS= read -r payload; do
+        name=$(printf '%s%s' "$expression" "$payload" | cksum | cut -d ' ' -f 1)
+        printf '%s\0%s' "$expression" "$payload" > "corpus/expression/seed-$name"
+    done
+    name=$(printf '%s' "$expression" | cksum | cut -d ' ' -f 1)
+    printf '%s\0{"canary":["canary",1,2.5,null,{"a":"canary"}]}' "$expression" > "corpus/expression/seed-canary-$name"
+done < seeds/expressions.txt
