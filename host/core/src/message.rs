@@ -3,7 +3,8 @@
 //! What attributes hold is checked as far as a look at their bytes can tell, by one table: a URI has no character that none
 //! can have, a media type has its two parts.
 //!
-//! Invariants: a `Message` is always valid (attributes checked, UTF-8, extensions sorted and unique); cloning one copies no bytes;
+//! Invariants: a `Message` made by [`Message::new`] is valid (attributes checked, UTF-8, extensions sorted and unique), and one read
+//! back by [`Message::decode`] can be read without a panic, whatever the bytes were; cloning one copies no bytes;
 //! encoding happens once, where the message comes in, and from then on every layer passes the same buffer along.
 //!
 //! The stored form, version 1, little endian:

@@ -1,4 +1,6 @@
 //! What configurations come to, and what is said about those with mistakes.
+//!
+//! Long because it is tables: each mistake stands beside the whole message that people get for it.
 
 use std::path::Path;
 use std::time::Duration;

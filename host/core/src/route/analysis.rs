@@ -17,6 +17,10 @@ use crate::config::nearest;
 /// How deep comprehensions (`map`, `filter`, `all`, ...) may stand in one another: beyond that they take too long.
 pub const COMPREHENSIONS_NESTED_MAX: usize = 2;
 
+/// How many comprehensions may work on each other's results (`list.filter(..).map(..)` are two): each can multiply what the
+/// one before it made.
+pub const COMPREHENSIONS_CHAINED_MAX: usize = 4;
+
 /// A mistake in an expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -43,7 +47,7 @@ pub(crate) struct Findings {
 
 /// Looks through `expression`, whose nodes stand in its source as `info` says.
 pub(crate) fn analyse(expression: &IdedExpr, info: &SourceInfo) -> Findings {
-    let mut walk = Walk { info, scope: Vec::new(), nested: 0, want: None, problems: Vec::new() };
+    let mut walk = Walk { info, scope: Vec::new(), nested: 0, chained: 0, want: None, problems: Vec::new() };
     let (kind, elements) = match &expression.expr {
         Expr::List(list) => {
             let elements = list.elements.iter().map(|element| (walk.at(element), walk.kind(element))).collect();
@@ -68,6 +72,7 @@ struct Walk<'e> {
     /// The variables of the comprehensions around, innermost last.
     scope: Vec<(&'e str, Kind)>,
     nested: usize,
+    chained: usize,
     want: Option<Want>,
     problems: Vec<Problem>,
 }
@@ -331,7 +336,14 @@ impl<'e> Walk<'e> {
     }
 
     fn comprehension(&mut self, node: &'e IdedExpr, comprehension: &'e ComprehensionExpr) -> Kind {
+        self.chained += 1;
+        if self.chained == COMPREHENSIONS_CHAINED_MAX + 1 {
+            let message =
+                format!("more than {COMPREHENSIONS_CHAINED_MAX} comprehensions can't work on each other's results");
+            self.problem(self.at(node), message, Some("do this in a component".into()));
+        }
         let over = self.kind(&comprehension.iter_range);
+        self.chained -= 1;
         if !matches!(over, Kind::Any | Kind::List | Kind::Map) {
             let help = Some("comprehensions go over lists, and over the keys of maps".to_owned());
             self.problem(self.at(&comprehension.iter_range), format!("{over} has no elements to go over"), help);

@@ -468,6 +468,10 @@ fn mistakes_are_found_when_expressions_are_loaded() {
         "data.a.all(x, data.b.all(y, data.c.all(z, x == z)))",
         "`(`: comprehensions can't be nested more than 2 deep (do this in a component)",
     );
+    check_bad_filter(
+        "[data].map(x, [x, x]).map(x, [x, x]).map(x, [x, x]).map(x, [x, x]).map(x, [x, x]) == []",
+        "`(`: more than 4 comprehensions can't work on each other's results (do this in a component)",
+    );
     check_bad_filter("A{b: 1} == 1", "`{`: there is no message type 'A' (write a map: {\"field\": value})");
     check_bad_filter(
         "dta == 1 || tpye == 2",

@@ -241,13 +241,16 @@ impl World {
     pub(super) fn ask_define(&mut self) -> Result<(), String> {
         self.compare()?;
         let mut declared = [(); QUEUES.len()].map(|()| self.random.f64() < 0.7);
-        for (number, (_, dead_letter, attempts_max)) in QUEUES.iter().enumerate() {
-            if declared[number] {
-                self.attempts_max[number] = *attempts_max;
-            }
+        for (number, (_, dead_letter, _)) in QUEUES.iter().enumerate() {
             if let Some(dead_letter) = dead_letter.filter(|_| declared[number]) {
                 declared[number_of(dead_letter) as usize] = true;
             }
+        }
+        for (number, (_, _, attempts_max)) in QUEUES.iter().enumerate().filter(|(number, _)| declared[*number]) {
+            self.attempts_max[number] = *attempts_max;
+        }
+        if self.random.f64() < 0.2 {
+            self.arm_faults();
         }
         self.count("defined");
         let request = Request::Define(definitions(&declared));

@@ -198,7 +198,7 @@ impl World {
                 self.recover()
             }
             3 => self.apply(Vec::new()).and_then(|()| self.ask_listed()),
-            4 if self.random.bool() => self.ask_define(),
+            4 if self.random.bool() => self.apply(Vec::new()).and_then(|()| self.ask_define()),
             _ => {
                 let count = self.random.usize(..5);
                 let mut used = BTreeSet::new();
