@@ -36,10 +36,6 @@ const DOOR_WITHIN: Duration = Duration::from_secs(15);
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(1);
 /// Threads for everything but guests and HTTP: dispatch, timers, signals.
 const MAIN_WORKERS: usize = 2;
-/// Slices of guests after which a worker looks at timers and at what came in from outside. Each slice of a busy guest lasts as
-/// long as the runtime lets it, so tokio's own 61 would be a long time.
-const GUEST_EVENT_INTERVAL: u32 = 8;
-
 /// Flags that both `dev` and `serve` have.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct NodeArgs {
@@ -80,12 +76,11 @@ impl Executors {
     pub(crate) fn start() -> std::io::Result<Self> {
         let executor = |name: &str, workers| {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder.worker_threads(workers).thread_name(name).enable_all();
-            builder
+            builder.worker_threads(workers).thread_name(name).enable_all().build()
         };
-        let main = executor("main", MAIN_WORKERS).build()?;
-        let http = executor("http", guest_workers()).build()?;
-        let guests = executor("guests", guest_workers()).event_interval(GUEST_EVENT_INTERVAL).build()?;
+        let main = executor("main", MAIN_WORKERS)?;
+        let http = executor("http", guest_workers())?;
+        let guests = executor("guests", guest_workers())?;
         Ok(Self { main, http, guests })
     }
 

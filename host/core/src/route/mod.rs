@@ -24,7 +24,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-pub use analysis::{COMPREHENSIONS_NESTED_MAX, Problem};
+pub use analysis::{COMPREHENSIONS_CHAINED_MAX, COMPREHENSIONS_NESTED_MAX, Problem};
 pub use expression::{EXPRESSION_BYTES_MAX, EXPRESSION_DEPTH_MAX};
 pub use filter::Filter;
 pub use pattern::{Pattern, PatternError};

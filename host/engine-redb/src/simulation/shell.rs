@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use pelton_core::engine::{
-    Append, Definitions, Engine, EngineError, Fut, Health, LeaseRequest, QueueDefinition, QueueId, RequestError,
-    SettleError, Settlement, Verdict,
+    Append, Bulk, BulkAction, Definitions, Engine, EngineError, Fut, Health, LeaseRequest, Progress, QueueDefinition,
+    QueueId, RequestError, Select, SettleError, Settlement, Verdict,
 };
 use pelton_core::metrics::Metrics;
 use pelton_core::name::QueueName;
@@ -125,6 +125,20 @@ async fn a_panic_of_redb_is_an_error_for_everybody_and_the_health_says_so() {
     disk.restore_power();
     let engine = RedbEngine::open_on(Box::new(disk), options(&clock)).expect("the file is as after a crash");
     assert_eq!(one_queue(&engine).await, queue);
+}
+
+/// It was taken out of its table twice, which looked like damage and stopped the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_that_is_listed_twice_is_changed_once() {
+    let (disk, clock) = (SimDisk::new(fastrand::Rng::with_seed(10)), TestClock::new());
+    let engine = RedbEngine::open_on(Box::new(disk), options(&clock)).expect("the disk is good");
+    let queue = one_queue(&engine).await;
+    let position = engine.append(append(queue, 1)).await.expect("appended").positions[0];
+    let select = Select::Positions(vec![position, position]);
+    let job = Bulk { queue, select, action: BulkAction::Discard, after: None, max: 10 };
+    let progress = engine.bulk(job).await.expect("it is done");
+    assert_eq!(progress, Progress { changed: 1, skipped: 0, next: None });
+    assert_eq!(*engine.health().borrow(), Health::Ready);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,8 +2,10 @@
 //!
 //! Nothing else is staged meanwhile, so that what is read is all there is.
 
+use std::collections::BTreeSet;
+
 use pelton_core::clock::WallMs;
-use pelton_core::engine::{Bulk, BulkAction, Progress, QueueId, Select};
+use pelton_core::engine::{Bulk, BulkAction, Position, Progress, QueueId, Select};
 
 use super::leases::Place;
 use super::live::Live;
@@ -86,10 +88,8 @@ impl<T: Ticket> Live<T> {
         match (step, &job.select) {
             (Step::All { after, before }, Select::All) => select_all(reader, queue, after, before, max),
             (Step::Listed { index }, Select::Positions(positions)) => {
-                let listed: Vec<u64> = positions.iter().skip(index).take(max).map(|position| position.0).collect();
+                let (listed, next) = of_step(positions, index, max);
                 let (mut selected, missed) = select_listed(reader, queue, &listed)?;
-                let after_these = (index + listed.len() < positions.len()).then_some(index + listed.len());
-                let next = after_these.map(|index| Step::Listed { index });
                 if missed.is_empty() {
                     return Ok((selected, next));
                 }
@@ -98,9 +98,7 @@ impl<T: Ticket> Live<T> {
                 Ok((selected, ended.map_or(next, |(due, position)| Some(Step::Search { index, due, position }))))
             }
             (Step::Search { index, due, position }, Select::Positions(positions)) => {
-                let listed: Vec<u64> = positions.iter().skip(index).take(max).map(|position| position.0).collect();
-                let after_these = (index + listed.len() < positions.len()).then_some(index + listed.len());
-                let next = after_these.map(|index| Step::Listed { index });
+                let (listed, next) = of_step(positions, index, max);
                 let (found, ended) = search(reader, queue, &listed, (due, position), scan_max)?;
                 Ok((found, ended.map_or(next, |(due, position)| Some(Step::Search { index, due, position }))))
             }
@@ -145,6 +143,15 @@ impl<T: Ticket> Live<T> {
         let queue = target.map_or_else(home, |target| Some(target.0))?;
         Some(Take::Revive { queue, position: self.next_position() })
     }
+}
+
+/// The listed positions that a step is about, each once however often the caller names it, and where the next one begins.
+fn of_step(positions: &[Position], index: usize, max: usize) -> (Vec<u64>, Option<Step>) {
+    let end = index.saturating_add(max).min(positions.len());
+    let mut known = BTreeSet::new();
+    let listed = positions.get(index..end).unwrap_or_default().iter().map(|position| position.0);
+    let listed = listed.filter(|position| known.insert(*position)).collect();
+    (listed, (end < positions.len()).then_some(Step::Listed { index: end }))
 }
 
 /// The next messages of the queue in its order, but for those that came after the change began.
