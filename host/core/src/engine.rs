@@ -1,7 +1,8 @@
 //! The seam to storage: where messages live, and what an engine owes to everyone above it.
 //!
 //! The contract, for all methods:
-//! 1. Results stand in the order of the input; commands of one submitter apply in the order they were submitted.
+//! 1. Results stand in the order of the input; commands of one submitter apply in the order in which they were answered. One
+//!    that was not waited for may be overtaken, an append by a later settlement, so that producers can't starve consumers.
 //! 2. After [`EngineError::Unknown`] repeating is safe where the engine claims dedup (append) or fenced leases (settle);
 //!    elsewhere it may do the thing twice.
 //! 3. A lease shows in [`Engine::counts`] before it is returned.

@@ -197,10 +197,8 @@ impl Writer {
     /// no reply, and so hears that nobody knows.
     fn apply_guarded(&mut self, commands: Vec<Command<Address>>) {
         let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.apply(commands))) else { return };
-        let reason = format!("the store panicked: {}", panics::text(&*panic));
-        tracing::error!(%reason, "The store failed; nothing is stored any more until a restart.");
         let mut replies = Vec::new();
-        self.store.give_up(reason, &mut replies);
+        self.store.give_up(&panics::text(&*panic), &mut replies);
         self.publish();
         self.send(replies);
     }

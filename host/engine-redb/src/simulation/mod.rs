@@ -7,6 +7,7 @@ mod ask;
 mod check;
 mod disk;
 mod model;
+mod recover;
 mod shell;
 mod world;
 

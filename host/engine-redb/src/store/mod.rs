@@ -227,9 +227,13 @@ impl<T: Ticket> Store<T> {
     }
 
     /// Gives up for good, after a panic while it was at work: what is in memory, and redb's own state, may be half changed.
-    /// Nobody knows what became of the last requests; later ones are refused with `reason`.
-    pub fn give_up(&mut self, reason: String, replies: &mut Vec<(T, Reply)>) {
+    /// Nobody knows what became of the last requests; later ones are refused. `panic` is what it said.
+    pub fn give_up(&mut self, panic: &str, replies: &mut Vec<(T, Reply)>) {
         self.take_into_tally();
+        let path = self.disk.path().display();
+        let reason =
+            format!("the work on '{path}' panicked ({panic}); if the file is damaged, restore it from a backup");
+        tracing::error!(%reason, "The store failed; nothing is stored any more until a restart.");
         if let State::Up(live) = std::mem::replace(&mut self.state, State::Stopped(reason)) {
             let dropped = panics::quietly(|| live.abandon(&EngineError::Unknown, replies));
             if let Err(panic) = dropped {

@@ -108,7 +108,11 @@ impl<T: Ticket> Live<T> {
                 return Ok(());
             };
             let (key, value) = row?;
-            window.push(reader.entry(key.value().2, value.value())?);
+            let position = key.value().2;
+            if position <= window.cursor {
+                return Err(Failure::Damaged(format!("the messages of queue {queue} are out of order at {position}")));
+            }
+            window.push(reader.entry(position, value.value())?);
         }
         Ok(())
     }
