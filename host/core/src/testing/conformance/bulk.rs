@@ -15,6 +15,7 @@ cases! {
     messages_without_an_origin_are_passed_over;
     messages_without_an_origin_can_be_sent_somewhere;
     positions_select;
+    a_position_named_twice_counts_once;
     leased_messages_are_passed_over;
     discarded_messages_are_gone;
     what_is_scheduled_can_be_discarded;
@@ -130,6 +131,16 @@ async fn positions_select(h: Harness) {
     assert_eq!((gone.changed, gone.next), (0, None));
     assert_eq!(stored_ids(&h.browse(q.a_dead).await), ["3"]);
     assert_eq!(stored_ids(&h.browse(q.a).await), ["2"]);
+}
+
+async fn a_position_named_twice_counts_once(h: Harness) {
+    let q = dead_letters(&h, &["1", "2"]).await;
+    let position = h.browse(q.a_dead).await[0].position;
+    let twice = Select::Positions(vec![position, position]);
+    let progress = h.bulk(q.a_dead, twice, BulkAction::Redrive(None)).await.expect("`bulk` works");
+    assert_eq!(progress.changed, 1);
+    assert_eq!(stored_ids(&h.browse(q.a_dead).await), ["2"]);
+    assert_eq!(stored_ids(&h.browse(q.a).await), ["1"]);
 }
 
 async fn leased_messages_are_passed_over(h: Harness) {
