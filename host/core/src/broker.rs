@@ -20,7 +20,7 @@ pub use self::publish::{Publish, PublishError, Published, Refusal, RefusalCode, 
 pub use self::pull::{ExtendError, LeaseWant, PullError, PullOutcome};
 use crate::clock::Clock;
 use crate::dispatch::{ConsumerUnit, Dispatch, Observer};
-use crate::engine::{Engine, EngineError, Fut, Health, QueueId};
+use crate::engine::{Engine, EngineError, Health, QueueId};
 use crate::metrics::Metrics;
 use crate::name::{ConsumerName, QueueName};
 use crate::plan::{ConsumerPlan, Plan};
@@ -47,7 +47,7 @@ struct Inner {
 struct Active {
     plan: Arc<Plan>,
     /// By [`crate::plan::QueueIndex`].
-    queue_ids: Vec<QueueId>,
+    queue_ids: Arc<[QueueId]>,
     by_name: BTreeMap<QueueName, QueueId>,
     consumers: Vec<Arc<ConsumerUnit>>,
 }
@@ -190,7 +190,7 @@ async fn load_all(runtime: &dyn Runtime, deployment: &Deployment) -> Result<Load
     let mut handlers = Vec::new();
     let mut errors = Vec::new();
     for consumer in &deployment.plan.consumers {
-        match load(runtime, deployment, consumer).await.transpose() {
+        match load(runtime, deployment, consumer).await {
             Ok(handler) => handlers.push(handler),
             Err(error) => errors.push(error),
         }
@@ -198,13 +198,13 @@ async fn load_all(runtime: &dyn Runtime, deployment: &Deployment) -> Result<Load
     if errors.is_empty() { Ok(handlers) } else { Err(DeployError::Load(errors)) }
 }
 
-fn load<'a>(
-    runtime: &'a dyn Runtime,
+async fn load(
+    runtime: &dyn Runtime,
     deployment: &Deployment,
     consumer: &ConsumerPlan,
-) -> Fut<'a, Option<Result<Arc<dyn Handler>, LoadError>>> {
+) -> Result<Option<Arc<dyn Handler>>, LoadError> {
     let Some(path) = deployment.components.get(&consumer.name) else {
-        return Box::pin(std::future::ready(None));
+        return Ok(None);
     };
     let spec = ComponentSpec {
         consumer: consumer.name.clone(),
@@ -212,7 +212,7 @@ fn load<'a>(
         limits: consumer.limits.clone(),
         config: consumer.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
     };
-    Box::pin(async move { Some(runtime.load(spec).await) })
+    runtime.load(spec).await.map(Some)
 }
 
 async fn activate(
@@ -223,7 +223,7 @@ async fn activate(
 ) -> Result<Active, EngineError> {
     let plan = deployment.plan.clone();
     let defined = engine.define(plan.definitions()).await?;
-    let queue_ids: Vec<QueueId> = plan
+    let queue_ids: Arc<[QueueId]> = plan
         .queues
         .iter()
         .map(|queue| {
@@ -242,7 +242,7 @@ async fn activate(
             hops_max: plan.broker.hops_max,
             handler,
             router: plan.router.clone(),
-            queue_ids: queue_ids.clone().into(),
+            queue_ids: queue_ids.clone(),
             metrics: metrics.consumer(&consumer.name, &queue.name),
             event_source: format!("/pelton/consumers/{}", consumer.name).into(),
         })

@@ -278,8 +278,8 @@ impl Leased {
 pub struct Attempt {
     /// 1 for the first.
     pub number: u32,
-    /// When it started.
-    pub at_ms: WallMsRepr,
+    /// When it started, in milliseconds since 1970.
+    pub at_ms: u64,
     /// `retry`, `reject`, `trap`, `timeout`, ...: the stable word for the outcome.
     pub outcome: String,
     /// What the handler or the host said.
@@ -291,9 +291,6 @@ pub struct Attempt {
     /// The last of what it logged and printed.
     pub log_tail: String,
 }
-
-/// Milliseconds since 1970 as they stand in records and JSON.
-pub type WallMsRepr = u64;
 
 /// What to commit for one lease.
 #[derive(Debug, Clone)]

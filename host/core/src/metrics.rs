@@ -115,16 +115,10 @@ impl Metrics {
         registry.register("dead_lettered", "Messages moved to dead letters", engine.dead.clone());
         registry.register("commits", "Transactions committed and synced", engine.commits.clone());
         registry.register("commit_batch_messages", "Messages per transaction", engine.batch_messages.clone());
-        let seconds = [
-            ("invoke", "Time in the sandbox per delivery", None),
-            ("commit", "Time to apply and sync a transaction", Some(&engine.commit_seconds)),
-        ];
-        for (name, help, histogram) in seconds {
-            match histogram {
-                Some(histogram) => registry.register_with_unit(name, help, Unit::Seconds, histogram.clone()),
-                None => registry.register_with_unit(name, help, Unit::Seconds, invoke_seconds.clone()),
-            }
-        }
+        let invoke = "Time in the sandbox per delivery";
+        registry.register_with_unit("invoke", invoke, Unit::Seconds, invoke_seconds.clone());
+        let commit = "Time to apply and sync a transaction";
+        registry.register_with_unit("commit", commit, Unit::Seconds, engine.commit_seconds.clone());
     }
 
     /// The counters of `consumer` on `queue`.

@@ -111,6 +111,8 @@ impl Shell {
             for action in actions.drain(..) {
                 self.carry_out(&action);
             }
+            // A consumer that is gone takes its component with it.
+            self.units.retain(|id, _| self.machine.knows(*id));
             if self.machine.is_idle()
                 && let Some(done) = stopped.take()
             {
