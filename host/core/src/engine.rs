@@ -12,7 +12,11 @@
 //!
 //! `core::testing::conformance` turns these clauses into tests; every engine passes it.
 
-use std::collections::BTreeMap;
+mod append;
+mod counts;
+mod define;
+mod look;
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,10 +25,20 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use self::append::{
+    Append, Appended, DeadCode, DeadReason, Duplicate, EntryOptions, Identity, NewEntry, OrderKey, PRIORITY_DEFAULT,
+    PRIORITY_MAX, Tick, UnknownDeadCode,
+};
+pub use self::counts::{Counts, QueueCounts};
+pub use self::define::{
+    Bounds, DELAY_MAX, Defined, Definitions, Expired, Guarantees, Order, Overflow, Pausable, QueueDefinition,
+};
+pub use self::look::{
+    Browse, Bulk, BulkAction, Cursor, DeadLetter, Filter, InvalidCursor, Page, Progress, Select, Stored,
+};
 use crate::clock::WallMs;
 use crate::message::Message;
-use crate::name::{QueueName, Topic};
-use crate::retry::RetryPolicy;
+use crate::name::Topic;
 
 /// A boxed future, so that the seams stay object-safe.
 pub type Fut<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -50,7 +64,7 @@ pub struct StoreId(pub u64);
 
 /// Proof of a lease. Only the engine that gave it can read anything into it.
 ///
-/// As text, `QUEUE-ENTRY-EPOCH-ATTEMPT-NONCE` in hexadecimal: what the HTTP API hands out.
+/// As text, `QUEUE-ENTRY-EPOCH-ATTEMPT-ACCEPTED-NONCE` in hexadecimal: what the HTTP API hands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseToken {
     /// The queue that the lease is on.
@@ -61,14 +75,16 @@ pub struct LeaseToken {
     pub epoch: u64,
     /// The number of the delivery that it stands for, so that deciding needs no look-up.
     pub attempt: u32,
+    /// When the message was accepted, for the same reason.
+    pub accepted: WallMs,
     /// Random, so that a token can't be guessed or confused with a later lease of the same message.
     pub nonce: u64,
 }
 
 impl fmt::Display for LeaseToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { queue, entry, epoch, attempt, nonce } = self;
-        write!(f, "{:x}-{:x}-{epoch:x}-{attempt:x}-{nonce:016x}", queue.0, entry.0)
+        let Self { queue, entry, epoch, attempt, accepted, nonce } = self;
+        write!(f, "{:x}-{:x}-{epoch:x}-{attempt:x}-{:x}-{nonce:016x}", queue.0, entry.0, accepted.0)
     }
 }
 
@@ -90,6 +106,7 @@ impl std::str::FromStr for LeaseToken {
             entry: EntryId(next()?),
             epoch: next()?,
             attempt: narrow(next()?)?,
+            accepted: WallMs(next()?),
             nonce: next()?,
         };
         // One spelling per token: no signs, no leading zeros, nothing behind it.
@@ -105,119 +122,13 @@ pub enum EngineError {
     Unavailable,
     /// It may have been done or not: the disk did not say.
     #[error(
-        "storage failed while committing; whether it was done is unknown. Repeat it with the same ids: the broker does not \
-         look for doubles yet, but consumers can recognise them by source and id"
+        "storage failed while committing; whether it was done is unknown. Repeat it with the same ids: where the topic has a \
+         dedup window, a double is recognised; elsewhere consumers can recognise it by source and id"
     )]
     Unknown,
     /// The data is damaged; nobody should go on.
     #[error("the data is damaged: {0}")]
     Corrupt(String),
-}
-
-/// What an engine promises beyond the contract of every engine. The conformance suite asserts what is claimed here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guarantees {
-    /// Effects (emits) and the acknowledgement are one transaction.
-    pub effects_with_settlement: bool,
-    /// An old token can never settle a newer lease of the same message.
-    pub leases_fenced: bool,
-    /// An append is all or nothing across its queues.
-    pub append_atomic: bool,
-    /// The attempts of a message are kept with time, outcome, reason and log tail.
-    pub history: bool,
-}
-
-/// What there is to be: the queues of a plan.
-#[derive(Debug, Clone, Default)]
-pub struct Definitions {
-    /// Every queue, dead-letter queues among them, in any order; names are unique.
-    pub queues: Vec<QueueDefinition>,
-}
-
-/// One queue, as the engine needs to know it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct QueueDefinition {
-    /// Its name.
-    pub name: QueueName,
-    /// Where its dead letters go; none for a queue that holds dead letters itself: there an exhausted message stays, held.
-    pub dead_letter: Option<QueueName>,
-    /// For leases that run out, which the engine settles by itself.
-    pub retry: RetryPolicy,
-}
-
-/// What [`Engine::define`] made of the definitions.
-#[derive(Debug, Clone, Default)]
-pub struct Defined {
-    /// The id of every queue defined.
-    pub queues: BTreeMap<QueueName, QueueId>,
-    /// Queues that exist with messages in them but are no longer defined; they keep what they have.
-    pub undeclared: Vec<QueueName>,
-}
-
-/// One publish request: all of its entries are stored, in this order, or none is.
-#[derive(Debug, Clone, Default)]
-pub struct Append {
-    /// One per message and queue.
-    pub entries: Vec<NewEntry>,
-}
-
-/// A message on its way into a queue.
-#[derive(Debug, Clone)]
-pub struct NewEntry {
-    /// The queue that it belongs to.
-    pub queue: QueueId,
-    /// What it was published to.
-    pub topic: Topic,
-    /// The message.
-    pub message: Message,
-    /// How many emits lie between it and a producer outside; 0 from a door.
-    pub hops: u8,
-    /// Set when it can't be handled at all (its transform failed, say): it goes to `queue`'s dead letters at once, with
-    /// this reason and `queue` as its origin. Where `queue` has no dead-letter queue, it is held in `queue` itself.
-    pub dead: Option<DeadReason>,
-}
-
-/// Why a message is dead.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadReason {
-    /// Stable, kebab-case: for filters and metrics.
-    pub code: DeadCode,
-    /// For people; names the place (route, consumer) and what happened.
-    pub detail: String,
-}
-
-/// The kinds of death.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DeadCode {
-    /// Its attempts are used up.
-    MaxAttempts,
-    /// Its handler rejected it.
-    Rejected,
-    /// A transform or filter of a route failed on it.
-    RouteFailed,
-    /// Its handling would have emitted past the hop limit.
-    TooManyHops,
-}
-
-impl DeadCode {
-    /// The code as text, as in JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MaxAttempts => "max-attempts",
-            Self::Rejected => "rejected",
-            Self::RouteFailed => "route-failed",
-            Self::TooManyHops => "too-many-hops",
-        }
-    }
-}
-
-/// Where an append's entries went: one position per entry, in their order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Appended {
-    /// Positions, in the order of the entries.
-    pub positions: Vec<Position>,
 }
 
 /// Why an append, a lease, a look or a bulk change did not happen.
@@ -226,6 +137,18 @@ pub enum RequestError {
     /// No queue has this id; nothing was done.
     #[error("the queue with id {} does not exist", .0.0)]
     UnknownQueue(QueueId),
+    /// A queue whose overflow is [`Overflow::Refuse`], or that has nothing to drop, is full; nothing was done.
+    #[error("the queue with id {} is full", .0.0)]
+    QueueFull(QueueId),
+    /// A message's identity is known with another body; nothing was done. The index is one of [`Append::identities`].
+    #[error("message {0} of those with an identity is known with another body")]
+    IdReused(usize),
+    /// The schedule has ticked then or later; nothing was done.
+    #[error("the schedule has ticked at {} already", .0.0)]
+    Ticked(WallMs),
+    /// The disk is too full to take more; nothing was done. Leasing and settling go on.
+    #[error("the disk is too full to take more messages; nothing was done")]
+    DiskFull,
     /// The text is none of the cursors that this engine gives out for such a call; nothing was done. Only
     /// [`Engine::browse`] and [`Engine::bulk`] answer so.
     #[error(transparent)]
@@ -263,6 +186,36 @@ pub struct Leased {
     pub hops: u8,
     /// When it was accepted.
     pub accepted: WallMs,
+    /// Where it lies: what [`Engine::lost`] finds it by.
+    pub place: Place,
+    /// What it is kept in order by, as a number; none where it has no order.
+    pub key: Option<u64>,
+    /// A delivery of it was lost with its process: it is handled while nothing else is.
+    pub alone: bool,
+}
+
+/// Where a message lies in its queue: made by an engine, of use only to the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its position.
+    pub position: Position,
+    /// More that tells where it is.
+    pub detail: u64,
+    /// Even more.
+    pub kind: u8,
+}
+
+/// A delivery that ended with the process that ran it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// In which queue.
+    pub queue: QueueId,
+    /// Which message.
+    pub entry: EntryId,
+    /// Where it lay when it was leased.
+    pub place: Place,
+    /// What goes into its history.
+    pub attempt: Attempt,
 }
 
 impl Leased {
@@ -315,6 +268,9 @@ pub enum Verdict {
     Again {
         /// Not before.
         at: WallMs,
+        /// Its handler chose the time. One that backoff chose is brought forward when, after a restart, it lies farther ahead than
+        /// the longest backoff: the clock was wrong then.
+        chosen: bool,
     },
     /// It goes to its queue's dead letters, where its attempts start anew and its history stays, so that whoever consumes
     /// them has all attempts; held in place, attempts and all, where the queue has none.
@@ -338,160 +294,13 @@ pub enum SettleError {
     Engine(#[from] EngineError),
 }
 
-/// What to look at with [`Engine::browse`].
-#[derive(Debug, Clone)]
-pub struct Browse {
-    /// In which queue.
-    pub queue: QueueId,
-    /// Go on behind this cursor of an earlier page; none: from the oldest.
-    pub after: Option<Cursor>,
-    /// At most this many, up to 1,000.
-    pub max: usize,
-}
-
-/// Where a page of [`Engine::browse`] or a step of [`Engine::bulk`] ended. Opaque to everyone but the engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor(pub String);
-
-/// The text is no cursor of the call that it was given to.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "'{0}' is not a cursor of this call; use the text that its last answer returned, unchanged, or start without one"
-)]
-pub struct InvalidCursor(String);
-
-impl InvalidCursor {
-    /// The error about `cursor`; of a long text, the beginning.
-    #[must_use]
-    pub fn new(cursor: &Cursor) -> Self {
-        Self(cursor.0.chars().take(80).collect())
-    }
-}
-
-/// Part of a queue: what is ready in order, then what is scheduled by due time.
-#[derive(Debug, Clone, Default)]
-pub struct Page {
-    /// The messages.
-    pub items: Vec<Stored>,
-    /// Where to go on; none at the end.
-    pub next: Option<Cursor>,
-}
-
-/// A message as it lies in a queue.
-#[derive(Debug, Clone)]
-pub struct Stored {
-    /// Its place now: what commands name it by.
-    pub position: Position,
-    /// Its identity across moves.
-    pub entry: EntryId,
-    /// What it was published to.
-    pub topic: Topic,
-    /// The message.
-    pub message: Message,
-    /// Attempts so far in the queue where it lies: they start anew when it becomes a dead letter in another queue, and when
-    /// it is redriven. [`history`](Self::history) has those before.
-    pub attempts: u32,
-    /// When it was accepted.
-    pub accepted: WallMs,
-    /// When it may be tried again; none: now. `WallMs(u64::MAX)`: held until somebody acts.
-    pub due: Option<WallMs>,
-    /// Somebody holds a lease on it.
-    pub leased: bool,
-    /// Set on a dead letter.
-    pub dead: Option<DeadLetter>,
-    /// Its attempts, oldest first, where the engine keeps them.
-    pub history: Vec<Attempt>,
-}
-
-/// What a dead letter carries beside its message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The queue that it died in, by the name it had then.
-    pub origin: QueueName,
-    /// When.
-    pub at: WallMs,
-    /// Why.
-    pub reason: DeadReason,
-}
-
-/// A change to many messages of a queue, done in bounded steps. Leased messages are passed over.
-#[derive(Debug, Clone)]
-pub struct Bulk {
-    /// Of which queue.
-    pub queue: QueueId,
-    /// Which of its messages.
-    pub select: Select,
-    /// What to do with them.
-    pub action: BulkAction,
-    /// Go on where an earlier step ended.
-    pub after: Option<Cursor>,
-    /// At most this many in this step, up to 1,000; a step is one transaction.
-    pub max: usize,
-}
-
-/// Which messages.
-#[derive(Debug, Clone)]
-pub enum Select {
-    /// All.
-    All,
-    /// Those at these positions; unknown ones are passed over.
-    Positions(Vec<Position>),
-}
-
-/// What to do with messages in bulk.
-#[derive(Debug, Clone)]
-pub enum BulkAction {
-    /// To this queue, or to the queue each died in; attempts start anew, the history stays. Messages without an origin,
-    /// or whose origin is gone, are passed over.
-    Redrive(Option<QueueId>),
-    /// Delete for good.
-    Discard,
-}
-
-/// How far [`Engine::bulk`] came in one step.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Messages changed.
-    pub changed: u64,
-    /// Messages selected but passed over: leased, or without an origin.
-    pub skipped: u64,
-    /// Where to go on; none when all is done.
-    pub next: Option<Cursor>,
-}
-
-/// What lies where, from memory: a value, not a snapshot of the store.
-#[derive(Debug, Clone, Default)]
-pub struct Counts {
-    /// By queue, in the order of names. Undeclared queues too.
-    pub queues: Vec<QueueCounts>,
-}
-
-/// One queue's figures.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueCounts {
-    /// Its id.
-    pub id: QueueId,
-    /// Its name.
-    pub name: QueueName,
-    /// Whether the plan names it.
-    pub declared: bool,
-    /// Available now.
-    pub ready: u64,
-    /// Held under leases.
-    pub leased: u64,
-    /// Waiting for their time: retries and delays, and messages held.
-    pub scheduled: u64,
-    /// Stored bytes of all of these.
-    pub bytes: u64,
-    /// When the oldest message that is ready or leased was accepted.
-    pub oldest: Option<WallMs>,
-}
-
 /// How the engine is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
     /// All is well.
     Ready,
+    /// The disk is too full for new messages ([`RequestError::DiskFull`]); everything else goes on.
+    Full,
     /// Reopening after a failure; calls answer `Unavailable`.
     Recovering,
     /// Stopped for good, with the reason.
@@ -515,7 +324,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Not cancel-safe: dropping the future before it is ready leaves it unknown whether the entries are stored.
     ///
     /// # Errors
-    /// [`RequestError::UnknownQueue`]: nothing done. [`EngineError::Unknown`]: maybe done.
+    /// [`EngineError::Unknown`]: maybe done. Every other error: nothing done.
     fn append(&self, append: Append) -> Fut<'_, Result<Appended, RequestError>>;
 
     /// Leases up to `max` available messages, oldest first; returns early, possibly with none, after `wait`.
@@ -545,6 +354,20 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// [`RequestError::InvalidCursor`] when `after` is no cursor of an earlier step: nothing changed.
     fn bulk(&self, job: Bulk) -> Fut<'_, Result<Progress, RequestError>>;
+
+    /// The message at `position` of a queue, as [`browse`](Self::browse) shows it; none where it is not, or not any more. Messages that wait
+    /// for their time are not found, but for held ones.
+    fn read(&self, queue: QueueId, position: Position) -> Fut<'_, Result<Option<Stored>, RequestError>>;
+
+    /// Pauses or resumes a queue or a consumer; durable. Leases in force stay so.
+    ///
+    /// # Errors
+    /// [`RequestError::UnknownQueue`].
+    fn pause(&self, what: Pausable, paused: bool) -> Fut<'_, Result<(), RequestError>>;
+
+    /// Counts an attempt for each of these, if it is still there and nobody holds it, and marks it to be handled alone; dead when it was the
+    /// last. How many there were. To be called after a start, before anything is leased.
+    fn lost(&self, lost: Vec<Lost>) -> Fut<'_, Result<u64, EngineError>>;
 
     /// The figures of all queues, from memory; a little behind under load.
     fn counts(&self) -> Arc<Counts>;

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod retry;
 pub mod route;
 pub mod runtime;
+pub mod schedule;
 pub mod settle;
 
 #[cfg(any(test, feature = "testing"))]

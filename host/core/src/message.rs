@@ -231,6 +231,21 @@ impl Message {
         self.extensions().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
+    /// The attribute that CloudEvents calls `name`, extensions among them; none where the message has none.
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        match name {
+            "id" => Some(self.id()),
+            "source" => Some(self.source()),
+            "type" => Some(self.kind()),
+            "subject" => self.subject(),
+            "time" => self.time(),
+            "datacontenttype" => self.content_type(),
+            "dataschema" => self.data_schema(),
+            _ => self.extension(name),
+        }
+    }
+
     /// The body.
     #[must_use]
     pub fn data(&self) -> &[u8] {

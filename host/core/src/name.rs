@@ -1,9 +1,9 @@
-//! The names that people write: topics, queues and consumers. Validated once, then cheap to clone and never a bare string.
+//! The names that people write: topics, queues, consumers and schedules. Validated once, then cheap to clone and never a bare string.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest name of a queue or consumer, in bytes.
+/// Longest name of a queue, consumer or schedule, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 /// Longest topic, in bytes.
 pub const TOPIC_BYTES_MAX: usize = 255;
@@ -77,6 +77,11 @@ name!(
 name!(
     /// A consumer's name, under the rules of a queue's.
     ConsumerName, "consumer name", check_name
+);
+
+name!(
+    /// A schedule's name, under the rules of a queue's.
+    ScheduleName, "schedule name", check_name
 );
 
 fn is_word_byte(byte: u8) -> bool {

@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::{Bounds, Expired, Order};
 use crate::name::{ConsumerName, QueueName};
 use crate::retry::RetryPolicy;
-use crate::route::Router;
+use crate::route::{Pattern, Router};
 use crate::runtime::Limits;
+pub use crate::schedule::SchedulePlan;
 
 /// Everything that broker.toml says.
 #[derive(Debug, Clone)]
@@ -28,6 +30,10 @@ pub struct Plan {
     pub router: Arc<Router>,
     /// `[consumers.*]` in the order of names.
     pub consumers: Vec<ConsumerPlan>,
+    /// `[topics.*]`, in the order of the file.
+    pub dedup: Vec<DedupPlan>,
+    /// `[[schedules]]`, in the order of the file.
+    pub schedules: Vec<SchedulePlan>,
     /// `[dev]`
     pub dev: DevPlan,
     /// What is allowed but probably not meant: a queue that nothing routes to, a route that can never match.
@@ -45,6 +51,8 @@ pub struct BrokerPlan {
     pub data: PathBuf,
     /// `max-message`: largest body of one message. Default 1 MiB; at most 64 MiB.
     pub message_bytes_max: u64,
+    /// `min-free-disk`: below so many free bytes publishing is refused. Default 128 MiB.
+    pub free_disk_min: u64,
     /// `max-hops`: most emits between a message and a producer outside. Default 16; 1 to 255.
     pub hops_max: u8,
 }
@@ -85,7 +93,22 @@ pub struct QueuePlan {
     pub retry: RetryPolicy,
     /// `dead-letter`: default `NAME.dead`; none on a queue that holds dead letters.
     pub dead_letter: Option<QueueIndex>,
+    /// `order`: default arrival.
+    pub order: Order,
+    /// `key`: the attribute whose value messages are kept in order by, where the order is by key. Default `partitionkey`.
+    pub key: Arc<str>,
+    /// `priority`: whether messages are delivered by their attribute `priority`, 9 first. Default false.
+    pub priority: bool,
+    /// `ttl`: how long a message may wait for its delivery, from when it is available first. Default: for ever.
+    pub ttl: Option<Duration>,
+    /// `expired`: what becomes of those that waited too long. Default `dead-letter`.
+    pub expired: Expired,
+    /// `max-messages`, `max-bytes` and `overflow`: default without bounds, and `refuse`.
+    pub bounds: Bounds,
 }
+
+/// The default of `[queues.NAME] key`: CloudEvents' partitioning extension.
+pub const KEY_DEFAULT: &str = "partitionkey";
 
 /// `[consumers.NAME]`
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +126,36 @@ pub struct ConsumerPlan {
     pub limits: Limits,
     /// `config`: what `wasi:config` answers, as text.
     pub config: BTreeMap<String, String>,
+    /// `max-attempts`, `max-age` and `backoff` of its own; what it leaves out is its queue's.
+    pub retry: RetryPolicy,
+    /// `breaker`: none where it is switched off.
+    pub breaker: Option<BreakerPlan>,
+}
+
+/// `breaker = { failures = 20, probe = "1s", max = "1m" }`: when a consumer is paused that fails whatever it gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerPlan {
+    /// `failures`: after so many failed deliveries in a row, each of another message. Default 20.
+    pub failures: u32,
+    /// `probe`: the first pause before a single message is tried; it doubles with each that fails. Default 1s.
+    pub probe: Duration,
+    /// `max`: the longest such pause. Default 1m.
+    pub max: Duration,
+}
+
+impl Default for BreakerPlan {
+    fn default() -> Self {
+        Self { failures: 20, probe: Duration::from_secs(1), max: Duration::from_secs(60) }
+    }
+}
+
+/// `[topics."PATTERN"]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DedupPlan {
+    /// Which topics, as in a route's `from`. The first that matches counts, in the order of the file.
+    pub topics: Pattern,
+    /// `dedup`: for how long a message's double is recognised.
+    pub window: Duration,
 }
 
 /// Where a consumer's component comes from. Paths are absolute or relative to the process, already joined with broker.toml's folder.
@@ -149,7 +202,14 @@ impl Plan {
             name: queue.name.clone(),
             dead_letter: queue.dead_letter.map(|index| self.queue(index).name.clone()),
             retry: queue.retry.clone(),
+            order: queue.order,
+            priority: queue.priority,
+            bounds: queue.bounds,
+            expired: queue.expired,
         };
-        crate::engine::Definitions { queues: self.queues.iter().map(define).collect() }
+        crate::engine::Definitions {
+            queues: self.queues.iter().map(define).collect(),
+            schedules: self.schedules.iter().map(|schedule| schedule.name.clone()).collect(),
+        }
     }
 }

@@ -5,11 +5,13 @@ use crate::engine::{DeadCode, DeadReason, NewEntry, Verdict};
 use crate::retry::RetryPolicy;
 use crate::runtime::{FaultKind, Outcome};
 
-/// What to commit for `outcome` of delivery number `attempt`. `emits` are used only when it is done; `random` is in 0 to 1.
+/// What to commit for `outcome` of delivery number `attempt` of a message accepted at `accepted`. `emits` are used only when it is
+/// done; `random` is in 0 to 1.
 #[must_use]
 pub fn decide(
     outcome: &Outcome,
     attempt: u32,
+    accepted: WallMs,
     policy: &RetryPolicy,
     now: WallMs,
     random: f64,
@@ -20,15 +22,20 @@ pub fn decide(
         Outcome::Reject { reason } => {
             Verdict::Dead { reason: DeadReason { code: DeadCode::Rejected, detail: reason.clone() } }
         }
-        Outcome::Retry { reason, .. } | Outcome::Fault { reason, .. } if attempt >= policy.max_attempts => {
-            let detail =
-                format!("attempt {attempt} of {} ended with {}: {reason}", policy.max_attempts, outcome.word());
-            Verdict::Dead { reason: DeadReason { code: DeadCode::MaxAttempts, detail } }
+        Outcome::Retry { reason, .. } | Outcome::Fault { reason, .. } => {
+            let ended = format!("{}: {reason}", outcome.word());
+            match policy.exhausted(attempt, now.since(accepted), &ended) {
+                Some(reason) => Verdict::Dead { reason },
+                None => again(outcome, attempt, policy, now, random),
+            }
         }
-        Outcome::Retry { after: Some(after), .. } => Verdict::Again { at: now.plus(*after) },
-        Outcome::Retry { .. } | Outcome::Fault { .. } => {
-            Verdict::Again { at: now.plus(policy.backoff.delay(attempt, random)) }
-        }
+    }
+}
+
+fn again(outcome: &Outcome, attempt: u32, policy: &RetryPolicy, now: WallMs, random: f64) -> Verdict {
+    match outcome {
+        Outcome::Retry { after: Some(after), .. } => Verdict::Again { at: now.plus(*after), chosen: true },
+        _ => Verdict::Again { at: now.plus(policy.backoff.delay(attempt, random)), chosen: false },
     }
 }
 
@@ -56,9 +63,9 @@ mod tests {
     fn check(outcome: &Outcome, attempt: u32, expected: &str) {
         let mut policy = RetryPolicy { max_attempts: 3, ..RetryPolicy::default() };
         policy.backoff.jitter = 0.0;
-        let short = match decide(outcome, attempt, &policy, WallMs(1000), 0.5, Vec::new()) {
+        let short = match decide(outcome, attempt, WallMs(900), &policy, WallMs(1000), 0.5, Vec::new()) {
             Verdict::Done { .. } => "done".to_owned(),
-            Verdict::Again { at } => format!("again at {}", at.0),
+            Verdict::Again { at, .. } => format!("again at {}", at.0),
             Verdict::Dead { reason } => format!("{}: {}", reason.code.as_str(), reason.detail),
         };
         assert_eq!(short, expected, "{outcome:?}, attempt {attempt}");

@@ -18,7 +18,6 @@ use pelton_core::engine::{
 use pelton_core::message::{Attributes, Message};
 use pelton_core::metrics::{EngineMetrics, Metrics};
 use pelton_core::name::{QueueName, Topic};
-use pelton_core::retry::RetryPolicy;
 use pelton_engine_redb::{OpenOptions, RedbEngine, Tuning};
 
 const SECONDS: f64 = 2.0;
@@ -39,8 +38,8 @@ fn open(dir: &Path) -> (Arc<RedbEngine>, EngineMetrics) {
 
 async fn define(engine: &RedbEngine) -> QueueId {
     let name = QueueName::new("bench").expect("a name");
-    let queue = QueueDefinition { name: name.clone(), dead_letter: None, retry: RetryPolicy::default() };
-    let defined = engine.define(Definitions { queues: vec![queue] }).await.expect("defined");
+    let queue = QueueDefinition::new(name.clone());
+    let defined = engine.define(Definitions { queues: vec![queue], ..Definitions::default() }).await.expect("defined");
     defined.queues[&name]
 }
 
@@ -51,9 +50,9 @@ fn entries(queue: QueueId, count: usize) -> Append {
         let id = number.to_string();
         let attributes = Attributes { id: &id, source: "/bench", kind: "bench.message", ..Attributes::default() };
         let message = Message::new(&attributes, &body).expect("valid");
-        NewEntry { queue, topic: topic.clone(), message, hops: 0, dead: None }
+        NewEntry::new(queue, topic.clone(), message)
     };
-    Append { entries: (0..count).map(entry).collect() }
+    (0..count).map(entry).collect::<Vec<_>>().into()
 }
 
 /// Producers that each have one append of `batch` messages under way, until `stop`.

@@ -106,6 +106,8 @@ impl Pages<'_> {
             attempts: row.attempts(),
             accepted: row.accepted(),
             due,
+            expires: None,
+            priority: 4,
             leased: false,
             dead: dead.transpose()?,
             history: if row.history() > 0 { self.history(row.entry())? } else { Vec::new() },

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use pelton_core::clock::{Monotonic, WallMs};
 use pelton_core::engine::{
-    Appended, Bulk, Defined, Definitions, EngineError, EntryId, LeaseRequest, LeaseToken, Leased, Progress, QueueId,
-    RequestError, SettleError,
+    Appended, Bulk, Defined, Definitions, EngineError, EntryId, LeaseRequest, LeaseToken, Leased, Place, Position,
+    Progress, QueueId, RequestError, SettleError,
 };
 use pelton_core::message::Message;
 use pelton_core::name::Topic;
@@ -173,6 +173,7 @@ impl Grant {
     pub fn open(self) -> Result<Leased, EngineError> {
         let Self { token, hops, accepted, content } = self;
         let (topic, message) = content.open()?;
-        Ok(Leased { token, topic, message, hops, accepted })
+        let place = Place { position: Position(0), detail: 0, kind: 0 };
+        Ok(Leased { token, topic, message, hops, accepted, place, key: None, alone: false })
     }
 }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use pelton_core::clock::Clock;
 use pelton_core::engine::{
     Append, Appended, Browse, Bulk, Counts, Defined, Definitions, Engine, EngineError, EntryId, Fut, Guarantees,
-    Health, LeaseRequest, LeaseToken, Leased, Page, Progress, RequestError, SettleError, Settlement, StoreId,
+    Health, LeaseRequest, LeaseToken, Leased, Lost, Page, Pausable, Position, Progress, QueueId, RequestError,
+    SettleError, Settlement, StoreId, Stored,
 };
 use pelton_core::metrics::EngineMetrics;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -74,8 +75,16 @@ fn unanswered(reply: Result<Reply, EngineError>) -> EngineError {
     reply.err().unwrap_or(EngineError::Unknown)
 }
 
-const GUARANTEES: Guarantees =
-    Guarantees { effects_with_settlement: true, leases_fenced: true, append_atomic: true, history: true };
+const GUARANTEES: Guarantees = Guarantees {
+    longest_delay: Duration::ZERO,
+    expiry: false,
+    priorities: false,
+    key_order: false,
+    dedup: false,
+    exact_bounds: false,
+    schedules: false,
+    ..Guarantees::ALL
+};
 
 impl RedbEngine {
     /// Opens the data folder and starts the writer's thread.
@@ -275,6 +284,18 @@ impl Engine for RedbEngine {
                 other => Err(unanswered(other).into()),
             }
         })
+    }
+
+    fn read(&self, _queue: QueueId, _position: Position) -> Fut<'_, Result<Option<Stored>, RequestError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn pause(&self, _what: Pausable, _paused: bool) -> Fut<'_, Result<(), RequestError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn lost(&self, _lost: Vec<Lost>) -> Fut<'_, Result<u64, EngineError>> {
+        Box::pin(std::future::ready(Ok(0)))
     }
 
     fn counts(&self) -> Arc<Counts> {

@@ -119,7 +119,14 @@ mod tests {
     }
 
     fn release(count: usize) -> Request {
-        let token = LeaseToken { queue: QueueId(0), entry: EntryId(1), epoch: 1, attempt: 1, nonce: 1 };
+        let token = LeaseToken {
+            queue: QueueId(0),
+            entry: EntryId(1),
+            epoch: 1,
+            attempt: 1,
+            accepted: pelton_core::clock::WallMs(0),
+            nonce: 1,
+        };
         Request::Release(vec![token; count])
     }
 

@@ -82,7 +82,7 @@ pub fn prepare(entries: Vec<NewEntry>, tuning: &Tuning) -> PreparedEntries {
     let mut prepared = PreparedEntries { entries: Vec::with_capacity(entries.len()), bodies: Vec::new() };
     let mut placed = BTreeMap::new();
     for entry in entries {
-        let NewEntry { queue, topic, message, hops, dead } = entry;
+        let NewEntry { queue, topic, message, hops, options: _, dead } = entry;
         let shared_by = users.get(&buffer_of(&message)).copied().unwrap_or(1);
         let limit = if shared_by > 1 { tuning.inline_bytes_shared } else { tuning.inline_bytes };
         let external = (message.data().len() > limit).then(|| {
@@ -106,7 +106,7 @@ pub fn prepare(entries: Vec<NewEntry>, tuning: &Tuning) -> PreparedEntries {
 pub fn prepare_settlement(settlement: Settlement, tuning: &Tuning) -> PreparedSettlement {
     let verdict = match settlement.verdict {
         Verdict::Done { emits } => PreparedVerdict::Done(prepare(emits, tuning)),
-        Verdict::Again { at } => PreparedVerdict::Again(at.0),
+        Verdict::Again { at, .. } => PreparedVerdict::Again(at.0),
         Verdict::Dead { reason } => PreparedVerdict::Dead(reason),
     };
     let attempt = settlement.attempt.as_ref().map(history::encode);
@@ -138,7 +138,7 @@ mod tests {
 
     fn entry(queue: u32, message: &Message) -> NewEntry {
         let topic = Topic::new("t").expect("valid");
-        NewEntry { queue: QueueId(queue), topic, message: message.clone(), hops: 0, dead: None }
+        NewEntry::new(QueueId(queue), topic, message.clone())
     }
 
     fn message(bytes: usize) -> Message {

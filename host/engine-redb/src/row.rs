@@ -299,12 +299,14 @@ fn code_number(code: DeadCode) -> u8 {
         DeadCode::Rejected => 2,
         DeadCode::RouteFailed => 3,
         DeadCode::TooManyHops => 4,
+        DeadCode::MaxAge => 5,
+        DeadCode::Expired => 6,
+        DeadCode::QueueFull => 7,
     }
 }
 
 fn code_of(number: u8) -> Option<DeadCode> {
-    let codes = [DeadCode::MaxAttempts, DeadCode::Rejected, DeadCode::RouteFailed, DeadCode::TooManyHops];
-    codes.into_iter().find(|code| code_number(*code) == number)
+    DeadCode::ALL.into_iter().find(|code| code_number(*code) == number)
 }
 
 #[cfg(test)]

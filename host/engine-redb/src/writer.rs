@@ -79,7 +79,7 @@ impl Board {
     pub(crate) fn read(&self) -> Arc<Counts> {
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         queues.sort_by(|one, other| one.name.cmp(&other.name));
-        Arc::new(Counts { queues })
+        Arc::new(Counts { queues, paused_consumers: Vec::new() })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::pull::PullError;
 use super::{Broker, UnknownQueue};
-use crate::engine::{Browse, Bulk, BulkAction, Counts, Cursor, Page, Progress, QueueCounts, Select};
+use crate::engine::{Browse, Bulk, BulkAction, Counts, Cursor, Filter, Page, Progress, QueueCounts, Select};
 use crate::name::{ConsumerName, QueueName};
 use crate::runtime::Digest;
 
@@ -150,7 +150,8 @@ impl Broker {
         max: usize,
     ) -> Result<Progress, PullError> {
         let id = self.queue_id(queue)?;
-        let progress = self.inner.engine.bulk(Bulk { queue: id, select, action, after, max }).await;
+        let progress =
+            self.inner.engine.bulk(Bulk { queue: id, select, filter: Filter::default(), action, after, max }).await;
         progress.map_err(|error| self.pull_error(queue, error))
     }
 }

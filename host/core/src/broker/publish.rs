@@ -1,7 +1,7 @@
 //! Accepting messages: route each, then store all of a request or none.
 
 use super::{Active, Broker};
-use crate::engine::{Append, DeadCode, DeadReason, EngineError, NewEntry, QueueId, RequestError};
+use crate::engine::{Append, DeadCode, DeadReason, EngineError, EntryOptions, NewEntry, QueueId, RequestError};
 use crate::message::Message;
 use crate::name::Topic;
 use crate::route::{Routed, Router};
@@ -84,6 +84,10 @@ impl Broker {
         if routed > 0 {
             self.inner.engine.append(append).await.map_err(|error| match error {
                 RequestError::Engine(error) => error,
+                RequestError::QueueFull(_)
+                | RequestError::IdReused(_)
+                | RequestError::Ticked(_)
+                | RequestError::DiskFull => EngineError::Unavailable,
                 // Ids come from `define` and queues are never removed, so only a reopened, other store could say so.
                 RequestError::UnknownQueue(id) => EngineError::Corrupt(format!("the queue with id {} vanished", id.0)),
                 RequestError::InvalidCursor(error) => EngineError::Corrupt(format!("an append was answered: {error}")),
@@ -119,7 +123,7 @@ impl Broker {
                 refusals.push(Refusal { index, code: RefusalCode::Unroutable, detail });
             }
         }
-        if refusals.is_empty() { Ok((Append { entries }, published)) } else { Err(refusals) }
+        if refusals.is_empty() { Ok((entries.into(), published)) } else { Err(refusals) }
     }
 }
 
@@ -138,6 +142,7 @@ pub fn route_entries(
         topic: topic.clone(),
         message: entry.message,
         hops,
+        options: EntryOptions::default(),
         dead: entry.failed.map(|detail| DeadReason { code: DeadCode::RouteFailed, detail }),
     }));
     matched

@@ -122,7 +122,8 @@ impl Broker {
             _ => None,
         };
         let policy = self.retry_policy(lease);
-        let verdict = settle::decide(&outcome, lease.attempt, &policy, now, fastrand::f64(), Vec::new());
+        let verdict =
+            settle::decide(&outcome, lease.attempt, lease.accepted, &policy, now, fastrand::f64(), Vec::new());
         Settlement { lease, attempt, verdict }
     }
 
@@ -137,6 +138,10 @@ impl Broker {
         match error {
             RequestError::Engine(error) => PullError::Engine(error),
             RequestError::InvalidCursor(error) => PullError::InvalidCursor(error),
+            RequestError::QueueFull(_)
+            | RequestError::IdReused(_)
+            | RequestError::Ticked(_)
+            | RequestError::DiskFull => PullError::Engine(EngineError::Unavailable),
             RequestError::UnknownQueue(_) => UnknownQueue { name: queue.to_owned(), nearest: None }.into(),
         }
     }

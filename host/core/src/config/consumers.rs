@@ -9,7 +9,7 @@ use super::defaults;
 use super::queues::Queues;
 use super::section::{Entry, Section, describe, integer_value};
 use crate::name::ConsumerName;
-use crate::plan::{ConsumerCode, ConsumerPlan};
+use crate::plan::{BreakerPlan, ConsumerCode, ConsumerPlan};
 use crate::runtime::Limits;
 
 /// Reads all of `[consumers]`; no consumer may want more than `slots` deliveries at once.
@@ -63,7 +63,10 @@ fn consumer(
     let config = section.get("config").map(|entry| config(entry, &section)).unwrap_or_default();
     section.finish(&["allow-hosts", "batch", "instances", "priority", "secrets", "state", "stream"]);
     let concurrency = concurrency.unwrap_or(defaults::CONCURRENCY.min(slots));
-    Some(ConsumerPlan { name: name?, queue: queue?, code: code?, concurrency, limits, config })
+    let queue = queue?;
+    let retry = queues.plans[queue.0].retry.clone();
+    let breaker = Some(BreakerPlan::default());
+    Some(ConsumerPlan { name: name?, queue, code: code?, concurrency, limits, config, retry, breaker })
 }
 
 fn code(section: &Section<'_, '_>, entry: Entry<'_>, folder: &Path) -> Option<ConsumerCode> {

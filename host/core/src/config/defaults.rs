@@ -10,6 +10,8 @@ pub const DATA: &str = "data";
 pub const MESSAGE_BYTES: u64 = 1 << 20;
 /// Bounds of `[broker] max-message`.
 pub const MESSAGE_BYTES_RANGE: RangeInclusive<u64> = 1 << 10..=64 << 20;
+/// `[broker] min-free-disk`.
+pub const FREE_DISK_BYTES: u64 = 128 << 20;
 /// `[broker] max-hops`.
 pub const HOPS: u8 = 16;
 /// Bounds of `[broker] max-hops`.

@@ -85,7 +85,9 @@ fn plan(document: &DeTable<'_>, problems: &Problems<'_>, folder: &Path) -> Plan 
         queues.warn_of_unused(&routed, problems);
     }
     let router = Arc::new(Router::new(routes, broker.message_bytes_max));
-    Plan { broker, http, sandbox, queues: queues.plans, router, consumers, dev, warnings: Vec::new() }
+    let queues = queues.plans;
+    let (dedup, schedules) = (Vec::new(), Vec::new());
+    Plan { broker, http, sandbox, queues, router, consumers, dedup, schedules, dev, warnings: Vec::new() }
 }
 
 /// The one of `candidates` that `word` was probably meant to be, if one is near enough: a slip or two, not another word.

@@ -6,8 +6,9 @@ use std::ops::Range;
 use super::problems::Problems;
 use super::section::{Entry, Section};
 use super::{defaults, nearest};
+use crate::engine::{Bounds, Expired, Order};
 use crate::name::{NAME_BYTES_MAX, QueueName};
-use crate::plan::{QueueIndex, QueuePlan};
+use crate::plan::{KEY_DEFAULT, QueueIndex, QueuePlan};
 use crate::retry::{Backoff, RetryPolicy};
 
 /// What the name of a dead-letter queue ends with, unless it is given.
@@ -57,6 +58,12 @@ impl Queues {
             name: name.clone(),
             retry: declared.get(name).map(|queue| queue.retry.clone()).unwrap_or_default(),
             dead_letter: dead_letters.get(name).map(|dead| index[dead]),
+            order: Order::Arrival,
+            key: KEY_DEFAULT.into(),
+            priority: false,
+            ttl: None,
+            expired: Expired::default(),
+            bounds: Bounds::default(),
         };
         let plans = names.iter().map(|name| plan(name)).collect();
         Self { plans, places: declared.into_iter().map(|(name, queue)| (name, queue.place)).collect() }
@@ -126,6 +133,7 @@ fn queue(section: Section<'_, '_>, entry: Entry<'_>) -> Declared {
             .integer("max-attempts", &defaults::ATTEMPTS_RANGE)
             .and_then(|attempts| u32::try_from(attempts).ok())
             .unwrap_or(default.max_attempts),
+        max_age: None,
         backoff: section.get("backoff").map_or(default.backoff, |entry| {
             backoff(Section::of(format!("{} backoff", section.name()), entry, problems), entry)
         }),

@@ -139,7 +139,7 @@ impl Run<'_> {
             Some(Verdict::Dead { reason: self.too_many_hops(leased) })
         } else {
             let random = fastrand::f64();
-            Some(settle::decide(&outcome, leased.attempt(), &self.unit.retry, now, random, entries))
+            Some(settle::decide(&outcome, leased.attempt(), leased.accepted, &self.unit.retry, now, random, entries))
         };
         debug!(queue = %self.unit.queue_name, id = leased.message.id(), attempt = leased.attempt(), outcome = outcome.word(), "Delivered.");
         self.report(leased, &outcome, &log, duration, verdict.as_ref(), now);
@@ -193,7 +193,7 @@ impl Run<'_> {
         let next = match verdict {
             None => Next::Released,
             Some(Verdict::Done { emits }) => Next::Done { emitted: emits.len() },
-            Some(Verdict::Again { at }) => Next::Again(at.since(now)),
+            Some(Verdict::Again { at, .. }) => Next::Again(at.since(now)),
             Some(Verdict::Dead { reason }) => Next::Dead(reason),
         };
         observer.delivered(&DeliveryReport {

@@ -28,6 +28,7 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Result<Response,
     let health = shared.broker.health().borrow().clone();
     match health {
         Health::Ready => Ok(super::json(&json!({"status": "ready"}), 32)),
+        Health::Full => Ok(super::json(&json!({"status": "full"}), 32)),
         Health::Recovering => Err(Problem::new(Code::NotReady, "storage is being reopened after a failure; wait")),
         Health::Failed(reason) => Err(Problem::new(Code::NotReady, format!("storage has stopped for good: {reason}"))),
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use pelton_core::engine::{
     Append, Appended, Browse, Bulk, Counts, Defined, Definitions, Engine, EngineError, Fut, Guarantees, Health,
-    LeaseRequest, LeaseToken, Leased, Page, Progress, RequestError, SettleError, Settlement, StoreId,
+    LeaseRequest, LeaseToken, Leased, Lost, Page, Pausable, Position, Progress, QueueId, RequestError, SettleError,
+    Settlement, StoreId, Stored,
 };
 use pelton_core::testing::MemoryEngine;
 use tokio::sync::watch;
@@ -96,6 +97,18 @@ impl Engine for FaultyEngine {
 
     fn bulk(&self, job: Bulk) -> Fut<'_, Result<Progress, RequestError>> {
         self.or_fail(|| self.inner.bulk(job))
+    }
+
+    fn read(&self, queue: QueueId, position: Position) -> Fut<'_, Result<Option<Stored>, RequestError>> {
+        self.or_fail(|| self.inner.read(queue, position))
+    }
+
+    fn pause(&self, what: Pausable, paused: bool) -> Fut<'_, Result<(), RequestError>> {
+        self.or_fail(|| self.inner.pause(what, paused))
+    }
+
+    fn lost(&self, lost: Vec<Lost>) -> Fut<'_, Result<u64, EngineError>> {
+        self.inner.lost(lost)
     }
 
     fn counts(&self) -> Arc<Counts> {

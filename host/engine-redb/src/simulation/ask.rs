@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pelton_core::clock::WallMs;
 use pelton_core::engine::{
-    Attempt, Bulk, BulkAction, DeadCode, DeadReason, LeaseRequest, NewEntry, Position, QueueId, Select, Settlement,
-    Verdict,
+    Attempt, Bulk, BulkAction, DeadCode, DeadReason, Filter, LeaseRequest, NewEntry, Position, QueueId, Select,
+    Settlement, Verdict,
 };
 
 use super::model::{COPIES, Change, Entry, Id, Place, message, new_entry};
@@ -139,7 +139,7 @@ impl World {
                 let ms = self.random.u64(..2000);
                 let at = WallMs(self.now.wall.0 + ms - 200);
                 let moved = Entry { place: Place::Due(at.0), ..counted };
-                (Settlement { lease, attempt, verdict: Verdict::Again { at } }, vec![(id, Some(moved))])
+                (Settlement { lease, attempt, verdict: Verdict::Again { at, chosen: false } }, vec![(id, Some(moved))])
             }
             1 => {
                 let reason = DeadReason { code: DeadCode::Rejected, detail: "no".to_owned() };
@@ -190,7 +190,14 @@ impl World {
         let queue = self.queue();
         let (action, discard, target) = self.action();
         let (change, skipped) = self.changes(&self.ids_of(queue), discard, target);
-        let job = Bulk { queue: QueueId(queue), select: Select::All, action, after: None, max: 1000 };
+        let job = Bulk {
+            queue: QueueId(queue),
+            select: Select::All,
+            filter: Filter::default(),
+            action,
+            after: None,
+            max: 1000,
+        };
         let ticket = self.caller(Asked::Bulk { change, skipped });
         self.count("bulk");
         self.apply(vec![Command { ticket, request: Request::Bulk(job) }])
@@ -218,7 +225,14 @@ impl World {
         for _ in 0..SEARCH_STEPS_MAX {
             let (change, skipped) = self.changes(&picked, discard, target);
             let select = Select::Positions(positions.clone());
-            let job = Bulk { queue: QueueId(queue), select, action: action.clone(), after, max: 1000 };
+            let job = Bulk {
+                queue: QueueId(queue),
+                select,
+                filter: Filter::default(),
+                action: action.clone(),
+                after,
+                max: 1000,
+            };
             let ticket = self.caller(Asked::Listed { change, skipped });
             self.progress = None;
             self.apply(vec![Command { ticket, request: Request::Bulk(job) }])?;

@@ -103,7 +103,7 @@ pub(super) fn message(id: Id) -> Message {
 /// The topic tells the copies of a message apart.
 pub(super) fn new_entry(id: Id, queue: u32, message: &Message, dead: Option<DeadReason>) -> NewEntry {
     let topic = Topic::new(&format!("copy.{}", id % COPIES)).expect("a valid topic");
-    NewEntry { queue: QueueId(queue), topic, message: message.clone(), hops: 1, dead }
+    NewEntry { hops: 1, dead, ..NewEntry::new(QueueId(queue), topic, message.clone()) }
 }
 
 /// Which entry this is; its content is checked to be what was sent.

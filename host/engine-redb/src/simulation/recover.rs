@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pelton_core::engine::{Bulk, BulkAction, Health, LeaseRequest, QueueId, Select, Settlement, Verdict};
+use pelton_core::engine::{Bulk, BulkAction, Filter, Health, LeaseRequest, QueueId, Select, Settlement, Verdict};
 use pelton_core::retry::RetryPolicy;
 
 use super::disk::Faults;
@@ -48,7 +48,7 @@ impl World {
             }
             if let Some(store) = &self.store {
                 match store.health() {
-                    Health::Ready => return self.check_recovered(),
+                    Health::Ready | Health::Full => return self.check_recovered(),
                     Health::Failed(reason) => return Err(format!("the store could not be reopened: {reason}")),
                     Health::Recovering => {}
                 }
@@ -132,6 +132,7 @@ impl World {
             let ticket = self.caller(Asked::Bulk { change: ticket_change, skipped: 0 });
             let job = Bulk {
                 queue: QueueId(queue),
+                filter: Filter::default(),
                 select: Select::All,
                 action: BulkAction::Discard,
                 after: None,

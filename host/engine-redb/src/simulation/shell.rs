@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use pelton_core::engine::{
-    Append, Bulk, BulkAction, Definitions, Engine, EngineError, Fut, Health, LeaseRequest, Progress, QueueDefinition,
-    QueueId, RequestError, Select, SettleError, Settlement, Verdict,
+    Append, Bulk, BulkAction, Definitions, Engine, EngineError, Filter, Fut, Health, LeaseRequest, Progress,
+    QueueDefinition, QueueId, RequestError, Select, SettleError, Settlement, Verdict,
 };
 use pelton_core::metrics::Metrics;
 use pelton_core::name::QueueName;
-use pelton_core::retry::RetryPolicy;
 use pelton_core::testing::TestClock;
 use pelton_core::testing::conformance::{self, Harness};
 
@@ -70,12 +69,12 @@ async fn restarts_are_power_cuts() {
 
 async fn one_queue(engine: &RedbEngine) -> QueueId {
     let name = QueueName::new("q").expect("a name");
-    let queue = QueueDefinition { name: name.clone(), dead_letter: None, retry: RetryPolicy::default() };
-    engine.define(Definitions { queues: vec![queue] }).await.expect("defined").queues[&name]
+    let queue = QueueDefinition::new(name.clone());
+    engine.define(Definitions { queues: vec![queue], ..Definitions::default() }).await.expect("defined").queues[&name]
 }
 
 fn append(queue: QueueId, id: u64) -> Append {
-    Append { entries: vec![new_entry(id * 4, queue.0, &message(id * 4), None)] }
+    vec![new_entry(id * 4, queue.0, &message(id * 4), None)].into()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,7 +134,7 @@ async fn a_position_that_is_listed_twice_is_changed_once() {
     let queue = one_queue(&engine).await;
     let position = engine.append(append(queue, 1)).await.expect("appended").positions[0];
     let select = Select::Positions(vec![position, position]);
-    let job = Bulk { queue, select, action: BulkAction::Discard, after: None, max: 10 };
+    let job = Bulk { queue, select, filter: Filter::default(), action: BulkAction::Discard, after: None, max: 10 };
     let progress = engine.bulk(job).await.expect("it is done");
     assert_eq!(progress, Progress { changed: 1, skipped: 0, next: None });
     assert_eq!(*engine.health().borrow(), Health::Ready);

@@ -128,11 +128,11 @@ pub(super) fn definitions(declared: &[bool]) -> Definitions {
     let name = |text: &str| QueueName::new(text).expect("a valid name");
     let declared = QUEUES.iter().zip(declared).filter(|(_, declared)| **declared).map(|(queue, _)| queue);
     let queues = declared.map(|(text, dead_letter, max_attempts)| QueueDefinition {
-        name: name(text),
         dead_letter: dead_letter.map(name),
         retry: RetryPolicy { max_attempts: *max_attempts, ..RetryPolicy::default() },
+        ..QueueDefinition::new(name(text))
     });
-    Definitions { queues: queues.collect() }
+    Definitions { queues: queues.collect(), ..Definitions::default() }
 }
 
 impl World {

@@ -83,7 +83,7 @@ impl<T: Ticket> Live<T> {
         let reader = self.reader()?;
         let step = start.unwrap_or(match job.select {
             Select::All => Step::All { after: After::START, before },
-            Select::Positions(_) => Step::Listed { index: 0 },
+            Select::Positions(_) | Select::Scheduled(_) => Step::Listed { index: 0 },
         });
         match (step, &job.select) {
             (Step::All { after, before }, Select::All) => select_all(reader, queue, after, before, max),

@@ -113,6 +113,7 @@ impl<T: Ticket> Live<T> {
         Defined {
             queues: definitions.queues.iter().filter_map(|queue| id(&queue.name)).collect(),
             undeclared: undeclared.map(|queue| queue.name.clone()).collect(),
+            ticks: BTreeMap::new(),
         }
     }
 }

@@ -131,8 +131,14 @@ impl<T: Ticket> Live<T> {
         let state = &mut self.queues[queue as usize];
         state.leased.insert((entry.accepted, entry.entry));
         state.leased_due += u64::from(matches!(place, Place::Due { .. }));
-        let token =
-            LeaseToken { queue: QueueId(queue), entry: EntryId(entry.entry), epoch: self.global.epoch, attempt, nonce };
+        let token = LeaseToken {
+            queue: QueueId(queue),
+            entry: EntryId(entry.entry),
+            epoch: self.global.epoch,
+            attempt,
+            accepted: entry.accepted,
+            nonce,
+        };
         Grant { token, hops: entry.hops, accepted: entry.accepted, content: entry.content }
     }
 

@@ -175,7 +175,7 @@ mod tests {
     const EPOCH: u64 = 3;
 
     fn token(entry: u64, nonce: u64) -> LeaseToken {
-        LeaseToken { queue: QueueId(1), entry: EntryId(entry), epoch: EPOCH, attempt: 1, nonce }
+        LeaseToken { queue: QueueId(1), entry: EntryId(entry), epoch: EPOCH, attempt: 1, accepted: WallMs(0), nonce }
     }
 
     fn lease(nonce: u64, ends: Option<u64>) -> Lease {

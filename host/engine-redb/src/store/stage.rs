@@ -69,7 +69,7 @@ pub(crate) enum Answer {
 impl Answer {
     pub(crate) fn given(self) -> Reply {
         match self {
-            Self::Appended(positions) => Reply::Appended(Ok(Appended { positions })),
+            Self::Appended(positions) => Reply::Appended(Ok(Appended { positions, duplicates: Vec::new() })),
             Self::Settled(results) => Reply::Settled(results),
             Self::Progress(progress) => Reply::Progress(Ok(progress)),
         }

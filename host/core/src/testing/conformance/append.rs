@@ -24,7 +24,7 @@ async fn what_comes_out_is_what_went_in(h: Harness) {
     let q = h.standard().await;
     let mut sent = entry(q.a, "1");
     sent.hops = 7;
-    h.engine.append(Append { entries: vec![sent.clone()] }).await.expect("`append` works");
+    h.engine.append(vec![sent.clone()].into()).await.expect("`append` works");
     let leased = h.take_one(q.a).await;
     assert_eq!(leased.message, sent.message);
     assert_eq!(leased.topic, topic());
@@ -40,7 +40,7 @@ async fn bodies_of_any_size_come_out_whole(h: Harness) {
     let body = |size: usize| (0..size).map(|at| u8::try_from(at * 31 % 251).unwrap_or(0)).collect::<Vec<u8>>();
     let message = |size: usize| message_with(&size.to_string(), &body(size));
     let entries = sizes.map(|size| crate::engine::NewEntry { message: message(size), ..entry(q.a, "x") }).to_vec();
-    h.engine.append(Append { entries }).await.expect("`append` works");
+    h.engine.append(entries.into()).await.expect("`append` works");
     for (size, leased) in sizes.iter().zip(h.take(q.a, sizes.len()).await) {
         assert!(leased.message == message(*size), "the message with a body of {size} bytes came out changed");
         assert_eq!(h.done(&leased).await, Ok(()));
@@ -76,7 +76,7 @@ async fn positions_stand_in_the_order_of_entries_and_grow(h: Harness) {
 async fn one_append_reaches_several_queues(h: Harness) {
     let q = h.standard().await;
     let entries = vec![entry(q.a, "1"), entry(q.b, "1"), entry(q.a, "2")];
-    h.engine.append(Append { entries }).await.expect("`append` works");
+    h.engine.append(entries.into()).await.expect("`append` works");
     assert_eq!(stored_ids(&h.browse(q.a).await), ["1", "2"]);
     assert_eq!(stored_ids(&h.browse(q.b).await), ["1"]);
 }
@@ -85,14 +85,14 @@ const NOWHERE: QueueId = QueueId(4_000_000);
 
 async fn an_unknown_queue_is_named(h: Harness) {
     h.standard().await;
-    let result = h.engine.append(Append { entries: vec![entry(NOWHERE, "1")] }).await;
+    let result = h.engine.append(vec![entry(NOWHERE, "1")].into()).await;
     assert_eq!(result, Err(RequestError::UnknownQueue(NOWHERE)));
 }
 
 async fn an_append_with_an_unknown_queue_stores_nothing(h: Harness) {
     let q = h.standard().await;
     let entries = vec![entry(q.a, "1"), entry(NOWHERE, "1"), entry(q.b, "1")];
-    assert_eq!(h.engine.append(Append { entries }).await, Err(RequestError::UnknownQueue(NOWHERE)));
+    assert_eq!(h.engine.append(entries.into()).await, Err(RequestError::UnknownQueue(NOWHERE)));
     // What comes after it is stored: whatever a half-done append left behind would lie before.
     h.append(q.a, &["2"]).await;
     assert_eq!(stored_ids(&h.browse(q.a).await), ["2"]);
@@ -111,7 +111,7 @@ async fn appends_of_one_submitter_keep_their_order(h: Harness) {
             tokio::spawn(async move {
                 for number in 0..EACH {
                     let entries = vec![entry(q.a, &format!("{submitter}/{number:03}"))];
-                    engine.append(Append { entries }).await.expect("`append` works");
+                    engine.append(entries.into()).await.expect("`append` works");
                 }
             })
         })

@@ -3,7 +3,7 @@
 use super::cases;
 use super::harness::{BACKOFF, Harness, NO_CURSORS, entry, ids, message, stored_ids, topic};
 use crate::clock::Clock as _;
-use crate::engine::{Append, Browse, Cursor, InvalidCursor, QueueId, RequestError};
+use crate::engine::{Browse, Cursor, InvalidCursor, QueueId, RequestError};
 
 cases! {
     messages_stand_in_order;
@@ -29,7 +29,7 @@ async fn messages_stand_in_order(h: Harness) {
 
 async fn a_message_shows_what_it_is(h: Harness) {
     let q = h.standard().await;
-    let appended = h.engine.append(Append { entries: vec![entry(q.a, "1")] }).await.expect("`append` works");
+    let appended = h.engine.append(vec![entry(q.a, "1")].into()).await.expect("`append` works");
     let stored = h.browse(q.a).await.remove(0);
     assert_eq!((stored.message, stored.topic), (message("1"), topic()));
     assert_eq!(stored.position, appended.positions[0]);

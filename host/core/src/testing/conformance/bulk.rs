@@ -2,7 +2,7 @@
 
 use super::cases;
 use super::harness::{BACKOFF, Harness, NO_CURSORS, Queues, attempt, ids, message, stored_ids};
-use crate::engine::{Bulk, BulkAction, Cursor, InvalidCursor, Progress, QueueId, RequestError, Select};
+use crate::engine::{Bulk, BulkAction, Cursor, Filter, InvalidCursor, Progress, QueueId, RequestError, Select};
 
 cases! {
     a_redrive_takes_messages_back_where_they_died;
@@ -176,7 +176,14 @@ async fn what_is_scheduled_can_be_discarded(h: Harness) {
 
 async fn steps_are_bounded_and_go_on(h: Harness) {
     let q = dead_letters(&h, &["1", "2", "3", "4", "5"]).await;
-    let job = |after| Bulk { queue: q.a_dead, select: Select::All, action: BulkAction::Redrive(None), after, max: 2 };
+    let job = |after| Bulk {
+        queue: q.a_dead,
+        select: Select::All,
+        filter: Filter::default(),
+        action: BulkAction::Redrive(None),
+        after,
+        max: 2,
+    };
     let first = h.engine.bulk(job(None)).await.expect("`bulk` works");
     assert_eq!(first.changed, 2);
     assert!(first.next.is_some(), "there is more to do");
@@ -219,7 +226,14 @@ async fn a_text_that_is_no_cursor_changes_nothing(h: Harness) {
         for select in [Select::All, Select::Positions(vec![position])] {
             let cursor = Cursor(text.to_owned());
             let after = Some(cursor.clone());
-            let job = Bulk { queue: q.a_dead, select, action: BulkAction::Discard, after, max: 10 };
+            let job = Bulk {
+                queue: q.a_dead,
+                select,
+                filter: Filter::default(),
+                action: BulkAction::Discard,
+                after,
+                max: 10,
+            };
             assert_eq!(h.engine.bulk(job).await, Err(InvalidCursor::new(&cursor).into()), "{text:?}");
         }
     }

@@ -7,7 +7,7 @@ use futures_util::poll;
 use super::cases;
 use super::harness::{Harness, TTL, done, entry, soon, stored_ids, want};
 use crate::engine::{
-    Append, Browse, Bulk, BulkAction, Definitions, EngineError, Health, RequestError, Select, SettleError,
+    Browse, Bulk, BulkAction, Definitions, EngineError, Filter, Health, RequestError, Select, SettleError,
 };
 
 cases! {
@@ -30,11 +30,18 @@ async fn a_closed_store_answers_that_it_is_not_available(h: Harness) {
     let leased = h.take_one(q.a).await;
     h.engine.close(WITHIN).await;
     let not_done = RequestError::Engine(EngineError::Unavailable);
-    assert_eq!(h.engine.append(Append { entries: vec![entry(q.a, "3")] }).await, Err(not_done.clone()));
+    assert_eq!(h.engine.append(vec![entry(q.a, "3")].into()).await, Err(not_done.clone()));
     assert_eq!(h.engine.lease(want(q.a, 1, TTL)).await.map(|leased| leased.len()), Err(not_done.clone()));
     let page = h.engine.browse(Browse { queue: q.a, after: None, max: 1 }).await;
     assert_eq!(page.map(|page| page.items.len()), Err(not_done.clone()));
-    let job = Bulk { queue: q.a, select: Select::All, action: BulkAction::Discard, after: None, max: 1 };
+    let job = Bulk {
+        queue: q.a,
+        select: Select::All,
+        filter: Filter::default(),
+        action: BulkAction::Discard,
+        after: None,
+        max: 1,
+    };
     assert_eq!(h.engine.bulk(job).await, Err(not_done));
     let defined = h.engine.define(Definitions::default()).await;
     assert_eq!(defined.map(|defined| defined.queues), Err(EngineError::Unavailable));

@@ -7,7 +7,7 @@ use super::harness::{
     ATTEMPTS_MAX, BACKOFF, HELD, Harness, attempt, done, entry, message, queue, queue_name, rejected, stored_ids, topic,
 };
 use crate::clock::Clock as _;
-use crate::engine::{Append, DeadCode, DeadReason, Definitions, NewEntry, QueueId, SettleError};
+use crate::engine::{DeadCode, DeadReason, Definitions, NewEntry, QueueId, SettleError};
 
 cases! {
     a_dead_message_goes_to_the_dead_letters;
@@ -148,7 +148,7 @@ async fn what_is_held_stays_for_ever(h: Harness) {
 
 async fn what_is_dead_on_arrival_goes_there_at_once(h: Harness) {
     let q = h.standard().await;
-    let append = Append { entries: vec![dead_entry(q.a, "1")] };
+    let append = vec![dead_entry(q.a, "1")].into();
     assert_eq!(h.engine.append(append).await.expect("`append` works").positions.len(), 1);
     h.assert_none(q.a, "it was dead on arrival").await;
     assert_eq!(stored_ids(&h.browse(q.a).await), [""; 0]);
@@ -160,7 +160,7 @@ async fn what_is_dead_on_arrival_goes_there_at_once(h: Harness) {
 
 async fn what_is_dead_on_arrival_is_held_where_there_are_no_dead_letters(h: Harness) {
     let q = h.standard().await;
-    h.engine.append(Append { entries: vec![dead_entry(q.a_dead, "1")] }).await.expect("`append` works");
+    h.engine.append(vec![dead_entry(q.a_dead, "1")].into()).await.expect("`append` works");
     h.assert_none(q.a_dead, "it was dead on arrival").await;
     let stored = h.browse(q.a_dead).await.remove(0);
     assert_eq!(stored.due, Some(HELD));
@@ -170,7 +170,7 @@ async fn what_is_dead_on_arrival_is_held_where_there_are_no_dead_letters(h: Harn
 async fn dead_and_living_entries_of_one_append(h: Harness) {
     let q = h.standard().await;
     let entries = vec![entry(q.a, "1"), dead_entry(q.a, "2"), entry(q.a, "3"), dead_entry(q.b, "4")];
-    let appended = h.engine.append(Append { entries }).await.expect("`append` works");
+    let appended = h.engine.append(entries.into()).await.expect("`append` works");
     assert_eq!(appended.positions.len(), 4);
     assert_eq!(stored_ids(&h.browse(q.a).await), ["1", "3"]);
     assert_eq!(stored_ids(&h.browse(q.a_dead).await), ["2"]);
@@ -189,7 +189,8 @@ async fn an_emit_may_be_dead_on_arrival(h: Harness) {
 
 async fn queues_may_share_their_dead_letters(h: Harness) {
     let queues = vec![queue("one", Some("dead")), queue("other", Some("dead")), queue("dead", None)];
-    let defined = h.engine.define(Definitions { queues }).await.expect("`define` works").queues;
+    let defined =
+        h.engine.define(Definitions { queues, ..Definitions::default() }).await.expect("`define` works").queues;
     let id = |name| defined[&queue_name(name)];
     h.append(id("one"), &["1"]).await;
     h.append(id("other"), &["2"]).await;

@@ -14,7 +14,7 @@ cases! {
 }
 
 fn only(name: &str) -> Definitions {
-    Definitions { queues: vec![queue(name, None)] }
+    Definitions { queues: vec![queue(name, None)], ..Definitions::default() }
 }
 
 async fn every_queue_has_an_id_of_its_own(h: Harness) {
@@ -71,7 +71,7 @@ async fn new_settings_take_effect(h: Harness) {
     let mut once = queue("a", Some("b.dead"));
     once.retry.max_attempts = 1;
     let queues = vec![once, queue("a.dead", None), queue("b", Some("b.dead")), queue("b.dead", None)];
-    h.engine.define(Definitions { queues }).await.expect("`define` works");
+    h.engine.define(Definitions { queues, ..Definitions::default() }).await.expect("`define` works");
     h.take_one(q.a).await;
     h.advance(TTL);
     h.settles_at(q.b_dead, (1, 0, 0)).await;

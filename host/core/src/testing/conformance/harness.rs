@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock as _, WallMs};
 use crate::engine::{
-    Append, Attempt, Browse, Bulk, BulkAction, DeadCode, DeadReason, Definitions, Engine, Fut, LeaseRequest,
+    Attempt, Browse, Bulk, BulkAction, DeadCode, DeadReason, Definitions, Engine, Filter, Fut, LeaseRequest,
     LeaseToken, Leased, NewEntry, Position, Progress, QueueCounts, QueueDefinition, QueueId, RequestError, Select,
     SettleError, Settlement, Stored, Verdict,
 };
@@ -85,15 +85,16 @@ impl Harness {
     pub(super) async fn standard(&self) -> Queues {
         let queues =
             vec![queue("a", Some("a.dead")), queue("a.dead", None), queue("b", Some("b.dead")), queue("b.dead", None)];
-        let defined = self.engine.define(Definitions { queues }).await.expect("`define` works").queues;
+        let defined =
+            self.engine.define(Definitions { queues, ..Definitions::default() }).await.expect("`define` works").queues;
         let id = |name| *defined.get(&queue_name(name)).unwrap_or_else(|| panic!("`define` gave no id for '{name}'"));
         Queues { a: id("a"), a_dead: id("a.dead"), b: id("b"), b_dead: id("b.dead") }
     }
 
     /// Appends a message per id, in one append.
     pub(super) async fn append(&self, queue: QueueId, ids: &[&str]) -> Vec<Position> {
-        let entries = ids.iter().map(|id| entry(queue, id)).collect();
-        self.engine.append(Append { entries }).await.expect("`append` works").positions
+        let entries: Vec<NewEntry> = ids.iter().map(|id| entry(queue, id)).collect();
+        self.engine.append(entries.into()).await.expect("`append` works").positions
     }
 
     /// One call of `lease`, without waiting.
@@ -140,7 +141,7 @@ impl Harness {
     /// Settles as failed, to be tried again after [`BACKOFF`].
     pub(super) async fn again(&self, leased: &Leased) {
         let at = self.clock.wall().plus(BACKOFF);
-        self.settle(failed(leased, Verdict::Again { at })).await.expect("`Again` works");
+        self.settle(failed(leased, Verdict::Again { at, chosen: false })).await.expect("`Again` works");
     }
 
     /// Settles as rejected.
@@ -182,14 +183,21 @@ impl Harness {
         select: Select,
         action: BulkAction,
     ) -> Result<Progress, RequestError> {
-        self.engine.bulk(Bulk { queue, select, action, after: None, max: 100 }).await
+        self.engine.bulk(Bulk { queue, select, filter: Filter::default(), action, after: None, max: 100 }).await
     }
 
     /// All steps of a bulk job of `max` each, added up.
     pub(super) async fn bulk_by(&self, queue: QueueId, action: BulkAction, max: usize) -> Progress {
         let mut sum = Progress::default();
         for _ in 0..STEPS_MAX {
-            let job = Bulk { queue, select: Select::All, action: action.clone(), after: sum.next, max };
+            let job = Bulk {
+                queue,
+                select: Select::All,
+                filter: Filter::default(),
+                action: action.clone(),
+                after: sum.next,
+                max,
+            };
             let step = self.engine.bulk(job).await.expect("`bulk` works");
             assert!(step.changed <= max as u64, "a step changed {} where {max} were allowed", step.changed);
             sum =
@@ -268,9 +276,9 @@ pub(super) fn topic() -> Topic {
 pub(super) fn queue(name: &str, dead_letter: Option<&str>) -> QueueDefinition {
     let backoff = Backoff { initial: BACKOFF, factor: 2.0, max: Duration::from_secs(60), jitter: 0.0 };
     QueueDefinition {
-        name: queue_name(name),
         dead_letter: dead_letter.map(queue_name),
-        retry: RetryPolicy { max_attempts: ATTEMPTS_MAX, backoff },
+        retry: RetryPolicy { max_attempts: ATTEMPTS_MAX, max_age: None, backoff },
+        ..QueueDefinition::new(queue_name(name))
     }
 }
 
@@ -294,7 +302,7 @@ pub(super) fn message_with(id: &str, body: &[u8]) -> Message {
 }
 
 pub(super) fn entry(queue: QueueId, id: &str) -> NewEntry {
-    NewEntry { queue, topic: topic(), message: message(id), hops: 0, dead: None }
+    NewEntry::new(queue, topic(), message(id))
 }
 
 pub(super) fn want(queue: QueueId, max: usize, wait: Duration) -> LeaseRequest {

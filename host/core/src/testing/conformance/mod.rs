@@ -153,12 +153,12 @@ fn short_name(name: &'static str) -> &'static str {
 }
 
 fn is_met(need: Need, harness: &Harness) -> bool {
-    let Guarantees { effects_with_settlement, leases_fenced, append_atomic, history } = *harness.engine.guarantees();
+    let claimed: &Guarantees = harness.engine.guarantees();
     match need {
-        Need::Effects => effects_with_settlement,
-        Need::Fenced => leases_fenced,
-        Need::Atomic => append_atomic,
-        Need::History => history,
+        Need::Effects => claimed.effects_with_settlement,
+        Need::Fenced => claimed.leases_fenced,
+        Need::Atomic => claimed.append_atomic,
+        Need::History => claimed.history,
         Need::Reopen => harness.reopen.is_some(),
     }
 }

@@ -207,7 +207,11 @@ async fn undeclared_queues_keep_their_messages(h: Harness) {
     let q = h.standard().await;
     h.append(q.a, &["1"]).await;
     let h = h.reopened().await;
-    let defined = h.engine.define(Definitions { queues: vec![queue("b", None)] }).await.expect("`define` works");
+    let defined = h
+        .engine
+        .define(Definitions { queues: vec![queue("b", None)], ..Definitions::default() })
+        .await
+        .expect("`define` works");
     assert_eq!(defined.undeclared, [queue_name("a")]);
     assert_eq!(stored_ids(&h.browse(q.a).await), ["1"]);
     let figures = h.figures(q.a).expect("an undeclared queue with messages is listed");

@@ -126,7 +126,7 @@ async fn a_retry_that_is_due_already_is_available(h: Harness) {
     h.append(q.a, &["1"]).await;
     for at in [h.clock.wall(), WallMs(0)] {
         let leased = h.take_one(q.a).await;
-        h.settle(failed(&leased, Verdict::Again { at })).await.expect("it is leased");
+        h.settle(failed(&leased, Verdict::Again { at, chosen: false })).await.expect("it is leased");
         h.advance(Duration::from_millis(1));
     }
     assert_eq!(h.take_one(q.a).await.attempt(), 3);
@@ -146,7 +146,7 @@ async fn retries_come_when_they_are_due(h: Harness) {
     let leased = h.take(q.a, 3).await;
     for (leased, after_s) in leased.iter().zip([30, 10, 20]) {
         let at = h.clock.wall().plus(Duration::from_secs(after_s));
-        h.settle(failed(leased, Verdict::Again { at })).await.expect("it is leased");
+        h.settle(failed(leased, Verdict::Again { at, chosen: false })).await.expect("it is leased");
     }
     for expected in ["2", "3", "1"] {
         h.advance(Duration::from_secs(10));
@@ -166,7 +166,7 @@ async fn a_retry_keeps_its_history(h: Harness) {
     // A long log tail and every kind of text come back as they were.
     let leased = h.take_one(q.a).await;
     let big = Attempt { log_tail: "line\n\"quoted\"\u{0}".repeat(4000), digest: None, ..attempt(3) };
-    let verdict = Verdict::Again { at: h.clock.wall() };
+    let verdict = Verdict::Again { at: h.clock.wall(), chosen: false };
     h.settle(Settlement { lease: leased.token, attempt: Some(big.clone()), verdict }).await.expect("it is leased");
     assert!(h.browse(q.a).await[0].history == [attempt(1), attempt(2), big], "the third attempt came back changed");
 }
@@ -175,7 +175,7 @@ async fn a_retry_without_an_attempt_is_counted(h: Harness) {
     let q = h.standard().await;
     h.append(q.a, &["1"]).await;
     let leased = h.take_one(q.a).await;
-    let verdict = Verdict::Again { at: h.clock.wall().plus(BACKOFF) };
+    let verdict = Verdict::Again { at: h.clock.wall().plus(BACKOFF), chosen: false };
     h.settle(Settlement { lease: leased.token, attempt: None, verdict }).await.expect("it is leased");
     h.advance(BACKOFF);
     assert_eq!(h.take_one(q.a).await.attempt(), 2);
@@ -239,7 +239,7 @@ async fn a_forged_token_is_refused(h: Harness) {
 
 async fn a_token_of_nothing_is_refused(h: Harness) {
     let q = h.standard().await;
-    let token = LeaseToken { queue: q.a, entry: EntryId(1 << 40), epoch: 1, attempt: 1, nonce: 7 };
+    let token = LeaseToken { queue: q.a, entry: EntryId(1 << 40), epoch: 1, attempt: 1, accepted: WallMs(0), nonce: 7 };
     let settlement =
         Settlement { lease: token, attempt: None, verdict: Verdict::Done { emits: vec![entry(q.b, "1")] } };
     assert_eq!(h.settle(settlement).await, Err(SettleError::LeaseLost));
@@ -292,7 +292,7 @@ async fn settlements_apply_in_the_order_submitted(h: Harness) {
         h.append(q.a, &["1"]).await;
         let leased = h.take_one(q.a).await;
         let first = h.engine.settle(vec![done(&leased, Vec::new())]);
-        let second = h.engine.settle(vec![failed(&leased, Verdict::Again { at: WallMs(0) })]);
+        let second = h.engine.settle(vec![failed(&leased, Verdict::Again { at: WallMs(0), chosen: false })]);
         let (second, first) = tokio::join!(second, first);
         assert_eq!(first, [Ok(())], "in round {round}");
         assert_eq!(second, [Err(SettleError::AlreadySettled)], "in round {round}");

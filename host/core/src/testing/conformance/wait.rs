@@ -6,7 +6,7 @@ use futures_util::poll;
 
 use super::cases;
 use super::harness::{BACKOFF, Harness, TTL, entry, eventually, ids, rejected, soon, want};
-use crate::engine::{Append, BulkAction, LeaseRequest, Select};
+use crate::engine::{BulkAction, LeaseRequest, Select};
 
 cases! {
     a_waiting_lease_gets_what_is_appended;
@@ -32,7 +32,7 @@ async fn a_waiting_lease_gets_what_is_appended(h: Harness) {
     let mut waiting = h.engine.lease(want(q.a, 1, LONG));
     assert!(poll!(&mut waiting).is_pending(), "there is nothing yet");
     let engine = h.engine.clone();
-    let append = tokio::spawn(async move { engine.append(Append { entries: vec![entry(q.a, "1")] }).await });
+    let append = tokio::spawn(async move { engine.append(vec![entry(q.a, "1")].into()).await });
     let leased = soon("the waiting lease gets the message", waiting).await.expect("`lease` works");
     assert_eq!(ids(&leased), ["1"]);
     append.await.expect("it did not panic").expect("`append` works");
@@ -107,7 +107,7 @@ async fn a_waiting_lease_gets_what_is_redriven(h: Harness) {
     let q = h.standard().await;
     let mut new = entry(q.a, "1");
     new.dead = Some(rejected());
-    h.engine.append(Append { entries: vec![new] }).await.expect("`append` works");
+    h.engine.append(vec![new].into()).await.expect("`append` works");
     let mut waiting = h.engine.lease(want(q.a, 1, LONG));
     assert!(poll!(&mut waiting).is_pending(), "it is dead");
     h.bulk(q.a_dead, Select::All, BulkAction::Redrive(None)).await.expect("`bulk` works");

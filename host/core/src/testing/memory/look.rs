@@ -7,8 +7,8 @@
 use super::store::{Entry, Queue, Store};
 use crate::clock::WallMs;
 use crate::engine::{
-    Browse, Bulk, BulkAction, Counts, Cursor, InvalidCursor, Page, Position, Progress, QueueCounts, QueueId,
-    RequestError, Select, Stored,
+    Browse, Bulk, BulkAction, Counts, Cursor, InvalidCursor, PRIORITY_DEFAULT, Page, Position, Progress, QueueCounts,
+    QueueId, RequestError, Select, Stored,
 };
 use crate::testing::Moment;
 
@@ -63,6 +63,8 @@ impl Store {
             attempts: entry.attempts,
             accepted: entry.accepted,
             due: entry.due.filter(|due| *due > now.wall),
+            expires: None,
+            priority: PRIORITY_DEFAULT,
             leased: self.leases.contains_key(&entry.entry),
             dead: entry.dead.clone(),
             history: entry.history.clone(),
@@ -118,6 +120,7 @@ impl Store {
         let selected = |position: Position| match select {
             Select::All => position.0 < bounds.below,
             Select::Positions(positions) => positions.contains(&position),
+            Select::Scheduled(_) => false,
         };
         let mut places: Vec<Place> = queue
             .entries
@@ -137,7 +140,7 @@ impl Store {
         let shown = self.queues.iter().filter(|(_, queue)| queue.declared || !queue.entries.is_empty());
         let mut queues: Vec<QueueCounts> = shown.map(|(id, queue)| self.count(*id, queue, now)).collect();
         queues.sort_by(|one, other| one.name.cmp(&other.name));
-        Counts { queues }
+        Counts { queues, paused_consumers: Vec::new() }
     }
 
     fn count(&self, id: QueueId, queue: &Queue, now: Moment) -> QueueCounts {
@@ -146,6 +149,10 @@ impl Store {
             id,
             name,
             declared: queue.declared,
+            paused: false,
+            full: false,
+            dropped: 0,
+            expired: 0,
             ready: 0,
             leased: 0,
             scheduled: 0,

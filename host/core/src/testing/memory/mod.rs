@@ -16,7 +16,8 @@ use super::clock::{Moment, TestClock};
 use crate::clock::Clock;
 use crate::engine::{
     Append, Appended, Browse, Bulk, Counts, Defined, Definitions, Engine, EngineError, Fut, Guarantees, Health,
-    LeaseRequest, LeaseToken, Leased, Page, Progress, RequestError, SettleError, Settlement, StoreId,
+    LeaseRequest, LeaseToken, Leased, Lost, Page, Pausable, Position, Progress, QueueId, RequestError, SettleError,
+    Settlement, StoreId, Stored,
 };
 
 /// Longest sleep of a waiting lease before it looks at the clock again: the wall clock may step meanwhile.
@@ -39,8 +40,7 @@ struct Shared {
     health: watch::Sender<Health>,
 }
 
-const GUARANTEES: Guarantees =
-    Guarantees { effects_with_settlement: true, leases_fenced: true, append_atomic: true, history: true };
+const GUARANTEES: Guarantees = Guarantees::ALL;
 
 impl MemoryEngine {
     /// An empty store that goes by a real clock; waiting leases sleep on tokio's timer.
@@ -210,6 +210,21 @@ impl Engine for MemoryEngine {
         ready(self.work(|store, now| store.bulk(&job, now)).map_err(RequestError::from).flatten())
     }
 
+    fn read(&self, queue: QueueId, position: Position) -> Fut<'_, Result<Option<Stored>, RequestError>> {
+        let _ = (queue, position);
+        ready(Ok(None))
+    }
+
+    fn pause(&self, what: Pausable, paused: bool) -> Fut<'_, Result<(), RequestError>> {
+        let _ = (what, paused);
+        ready(Ok(()))
+    }
+
+    fn lost(&self, lost: Vec<Lost>) -> Fut<'_, Result<u64, EngineError>> {
+        let _ = lost;
+        ready(Ok(0))
+    }
+
     fn counts(&self) -> Arc<Counts> {
         let now = self.shared.now();
         let mut store = self.shared.lock();
@@ -235,7 +250,6 @@ mod tests {
     use crate::engine::{Definitions, NewEntry, QueueDefinition, Settlement, Verdict};
     use crate::message::{Attributes, Message};
     use crate::name::{QueueName, Topic};
-    use crate::retry::RetryPolicy;
     use crate::testing::conformance::{self, Harness};
 
     fn harness(engine: MemoryEngine, clock: TestClock) -> Harness {
@@ -261,19 +275,20 @@ mod tests {
         let clock = Arc::new(SystemClock::new());
         let engine = MemoryEngine::new(clock.clone());
         let name = QueueName::new("q").expect("a name");
-        let queue = QueueDefinition { name: name.clone(), dead_letter: None, retry: RetryPolicy::default() };
-        let defined = engine.define(Definitions { queues: vec![queue] }).await.expect("it is open");
+        let queue = QueueDefinition::new(name.clone());
+        let defined =
+            engine.define(Definitions { queues: vec![queue], ..Definitions::default() }).await.expect("it is open");
         let queue = defined.queues[&name];
         let want = |wait_ms| LeaseRequest { queue, max: 1, wait: Duration::from_millis(wait_ms), ttl: None };
         let nothing = tokio::time::timeout(Duration::from_secs(30), engine.lease(want(5))).await;
         assert_eq!(nothing.expect("it ends").expect("it is open").len(), 0, "the wait is over");
         let attributes = Attributes { id: "1", source: "/s", kind: "t", ..Attributes::default() };
         let message = Message::new(&attributes, b"").expect("a message");
-        let new = NewEntry { queue, topic: Topic::new("t").expect("a topic"), message, hops: 0, dead: None };
-        engine.append(Append { entries: vec![new] }).await.expect("it is open");
+        let new = NewEntry::new(queue, Topic::new("t").expect("a topic"), message);
+        engine.append(vec![new].into()).await.expect("it is open");
         let lease = engine.lease(want(0)).await.expect("it is open")[0].token;
         let at = clock.wall().plus(Duration::from_millis(5));
-        engine.settle(vec![Settlement { lease, attempt: None, verdict: Verdict::Again { at } }]).await;
+        engine.settle(vec![Settlement { lease, attempt: None, verdict: Verdict::Again { at, chosen: false } }]).await;
         let leased = engine.lease(want(60_000)).await.expect("it is open");
         assert_eq!(leased[0].attempt(), 2, "it came when it was due");
         assert!(clock.wall() >= at, "and not before");

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use crate::clock::{Monotonic, WallMs};
 use crate::engine::{
-    Append, Appended, Attempt, DeadCode, DeadLetter, DeadReason, Defined, Definitions, EngineError, EntryId,
-    LeaseRequest, LeaseToken, Leased, NewEntry, Position, QueueDefinition, QueueId, RequestError, SettleError,
-    Settlement, Verdict,
+    Append, Appended, Attempt, DeadLetter, DeadReason, Defined, Definitions, EngineError, EntryId, LeaseRequest,
+    LeaseToken, Leased, NewEntry, Position, QueueDefinition, QueueId, RequestError, SettleError, Settlement, Verdict,
 };
 use crate::message::Message;
 use crate::name::{QueueName, Topic};
@@ -128,7 +127,7 @@ impl Store {
             self.known(new.queue)?;
         }
         let positions = append.entries.into_iter().map(|new| self.insert(new, now)).collect();
-        Ok(Appended { positions })
+        Ok(Appended { positions, duplicates: Vec::new() })
     }
 
     pub(super) fn lease(&mut self, want: &LeaseRequest, now: Moment) -> Result<Vec<Leased>, RequestError> {
@@ -143,6 +142,7 @@ impl Store {
                 entry: entry.entry,
                 epoch: self.epoch,
                 attempt: entry.attempts + 1,
+                accepted: entry.accepted,
                 nonce: fastrand::u64(..),
             };
             let ends = want.ttl.map(|ttl| now.monotonic.plus(ttl));
@@ -153,6 +153,9 @@ impl Store {
                 message: entry.message.clone(),
                 hops: entry.hops,
                 accepted: entry.accepted,
+                place: crate::engine::Place { position: *position, detail: 0, kind: 0 },
+                key: None,
+                alone: false,
             });
         }
         self.leases.extend(leases);
@@ -202,7 +205,7 @@ impl Store {
                     self.insert(emit, now);
                 }
             }
-            Verdict::Again { at } => {
+            Verdict::Again { at, .. } => {
                 entry.attempts = token.attempt;
                 entry.due = Some(at);
                 self.put(token.queue, position, entry);
@@ -248,12 +251,11 @@ impl Store {
             digest: None,
             log_tail: String::new(),
         });
-        let max = self.queue(token.queue).definition.retry.max_attempts;
-        if token.attempt >= max {
-            let detail = format!("attempt {} of {max} ended with lease-expired: {reason}", token.attempt);
-            self.bury(token.queue, position, entry, DeadReason { code: DeadCode::MaxAttempts, detail }, now);
-        } else {
-            self.put(token.queue, position, entry);
+        let retry = &self.queue(token.queue).definition.retry;
+        let ended = format!("lease-expired: {reason}");
+        match retry.exhausted(token.attempt, now.wall.since(token.accepted), &ended) {
+            Some(reason) => self.bury(token.queue, position, entry, reason, now),
+            None => self.put(token.queue, position, entry),
         }
     }
 
