@@ -45,7 +45,7 @@ async fn an_unknown_key_with_the_nearest_known_one() {
     2 | max-atempts = 3
       | ^^^^^^^^^^^
       |
-      = help: did you mean `max-attempts`? known keys are backoff, dead-letter, max-attempts, order
+      = help: did you mean `max-attempts`? known keys are backoff, dead-letter, expired, key, max-age, max-attempts, max-bytes, max-messages, order, overflow, priority, ttl
 
     error: unknown key `brokers` in this file
      --> broker.toml:3:2
@@ -53,7 +53,7 @@ async fn an_unknown_key_with_the_nearest_known_one() {
     3 | [brokers]
       |  ^^^^^^^
       |
-      = help: did you mean `broker`? known keys are broker, consumers, dev, http, queues, routes, sandbox
+      = help: did you mean `broker`? known keys are broker, consumers, dev, http, queues, routes, sandbox, schedules, topics
     ");
 }
 

@@ -65,9 +65,14 @@ impl Api {
         self.client.post(format!("{}{path}", self.url))
     }
 
+    /// A GET of `path` that was not sent yet.
+    pub(crate) fn get_request(&self, path: &str) -> reqwest::RequestBuilder {
+        self.client.get(format!("{}{path}", self.url))
+    }
+
     /// The answer to a GET of `path`.
     pub(crate) async fn get(&self, path: &str) -> Reply {
-        send(self.client.get(format!("{}{path}", self.url))).await
+        send(self.get_request(path)).await
     }
 
     /// Publishes a plain body; returns the id that it was given.
@@ -165,6 +170,30 @@ impl Api {
         send(self.post(&format!("/v1/queues/{queue}/settle")).json(&body)).await
     }
 
+    /// A DELETE of `path` that was not sent yet.
+    pub(crate) fn delete(&self, path: &str) -> reqwest::RequestBuilder {
+        self.client.delete(format!("{}{path}", self.url))
+    }
+
+    /// Publishes these events in one request, which has to be accepted. A topic may have parameters behind it.
+    pub(crate) async fn accept(&self, topic: &str, events: &[Value]) -> Vec<Value> {
+        let mut answer = send(self.batch(topic, events)).await.ok();
+        std::mem::take(answer["messages"].as_array_mut().expect("an answer for each message"))
+    }
+
+    /// Deletes everything in `queue` that is not leased.
+    pub(crate) async fn purge(&self, queue: &str) {
+        let mut after = String::new();
+        loop {
+            let path = format!("/v1/queues/{queue}/messages?confirm={queue}{after}");
+            let answer = send(self.delete(&path)).await.ok();
+            match answer["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => return,
+            }
+        }
+    }
+
     /// The sample of a metric: the line of `/metrics` that starts with `series`; 0 if there is none.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
         let reply = self.get("/metrics").await;
@@ -177,6 +206,20 @@ impl Api {
 /// A CloudEvent with this id and this JSON as its data.
 pub(crate) fn event(id: &str, data: Value) -> Value {
     json!({"specversion": "1.0", "id": id, "source": "/tests", "type": "test", "data": data})
+}
+
+/// A CloudEvent with this id and this text as its data.
+pub(crate) fn text_event(id: &str, text: &str) -> Value {
+    let mut event = event(id, json!(text));
+    event["datacontenttype"] = json!("text/plain");
+    event
+}
+
+/// `event` with these attributes besides.
+pub(crate) fn with(mut event: Value, attributes: &Value) -> Value {
+    let attributes = attributes.as_object().expect("attributes are an object");
+    event.as_object_mut().expect("an event is an object").extend(attributes.clone());
+    event
 }
 
 /// The ids of stored or leased messages.

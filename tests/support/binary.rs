@@ -1,4 +1,4 @@
-//! What is run: the `pelton` binary and the guests of tests/guests, each built once per test run.
+//! What is run: the `pelton` binary, the guests of tests/guests and the shim of tests/shim, each built once per test run.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -60,6 +60,18 @@ pub(crate) fn guest(name: &str) -> PathBuf {
     let path = folder.join(format!("{}.wasm", name.replace('-', "_")));
     assert!(path.is_file(), "{} does not exist: is '{name}' a package of tests/guests?", path.display());
     path
+}
+
+/// The library of tests/shim.
+pub(crate) fn shim() -> PathBuf {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let target = root().join("target/shim");
+        let mut cargo = Command::new(env!("CARGO"));
+        run(cargo.args(["build", "--release"]).current_dir(root().join("tests/shim")).env("CARGO_TARGET_DIR", &target));
+        target.join("release/libpelton_shim.so")
+    };
+    LIBRARY.get_or_init(build).clone()
 }
 
 #[expect(clippy::print_stderr, reason = "whoever runs the tests should know that their toolchain changes")]

@@ -1,5 +1,6 @@
 //! A broker of one's own: the real binary on a free port with a folder of its own.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,9 @@ use serde_json::Value;
 
 use super::api::Api;
 use super::binary::{guest, root};
-use super::command::{Output, command, pelton};
+use super::command::{Output, command_by, pelton};
+use super::disk::SmallDisk;
+use super::faults::Faults;
 use super::wait::{BOUND, eventually};
 
 /// A running `pelton serve` or `pelton dev`. Its process ends with it; when its test fails, what it said is shown.
@@ -21,6 +24,10 @@ pub(crate) struct TestBroker {
     config: PathBuf,
     /// The command and its flags, as far as they differ.
     args: Vec<&'static str>,
+    /// The program that runs it, with its arguments; none: it is run as it is.
+    run_by: Vec<OsString>,
+    /// What its environment has besides.
+    environment: Vec<(&'static str, OsString)>,
     child: Option<Child>,
     api: Api,
 }
@@ -38,6 +45,10 @@ const START_BOUND: Duration = Duration::from_secs(300);
 /// The files of its folder that hold its stderr and its stdout.
 const LOG: &str = "stderr.log";
 const DELIVERIES: &str = "stdout.log";
+/// The folder of its store.
+const DATA: &str = "data";
+/// The file in which it says where it listens.
+const READY: &str = "ready";
 
 fn new_folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("pelton-test-").tempdir().expect("a temporary folder")
@@ -68,49 +79,97 @@ impl TestBroker {
 
     /// The same with `more` flags.
     pub(crate) async fn start_with(toml: &str, more: &[&'static str]) -> Self {
-        let folder = new_folder();
-        let config = folder.path().join("broker.toml");
-        std::fs::write(&config, with_guests(toml)).expect("the folder is writable");
-        Self::start_in(folder, config, &[&["serve"], more].concat()).await
-    }
-
-    /// Starts `pelton dev --json` with `more` flags on the broker.toml in `home`, with data elsewhere, and waits until it is ready.
-    pub(crate) async fn dev(home: &Path, more: &[&'static str]) -> Self {
-        Self::start_in(new_folder(), home.join("broker.toml"), &[&["dev", "--json"], more].concat()).await
-    }
-
-    async fn start_in(folder: tempfile::TempDir, config: PathBuf, args: &[&'static str]) -> Self {
-        let mut broker = Self { folder, config, args: args.to_vec(), child: None, api: Api::new(String::new()) };
+        let mut broker = Self::prepare(toml);
+        broker.args.extend(more);
         broker.restart().await;
         broker
     }
 
-    /// Starts it again on the data it has, after [`kill_9`](Self::kill_9) or [`sigterm`](Self::sigterm).
+    /// Starts `pelton dev --json` with `more` flags on the broker.toml in `home`, with data elsewhere, and waits until it is ready.
+    pub(crate) async fn dev(home: &Path, more: &[&'static str]) -> Self {
+        let mut broker = Self::new(new_folder(), home.join("broker.toml"), &[&["dev", "--json"], more].concat());
+        broker.restart().await;
+        broker
+    }
+
+    /// Starts `pelton serve` with this broker.toml in surroundings that can be made to fail.
+    pub(crate) async fn start_faulty(toml: &str) -> (Self, Faults) {
+        let mut broker = Self::prepare(toml);
+        let faults = Faults::new(broker.folder());
+        broker.environment = faults.environment();
+        broker.restart().await;
+        (broker, faults)
+    }
+
+    /// Starts `pelton serve` with this broker.toml and its data on a disk of so many bytes; none where no disk can be made.
+    pub(crate) async fn start_on_small_disk(toml: &str, bytes: u64) -> Option<(Self, SmallDisk)> {
+        let mut broker = Self::prepare(toml);
+        let disk = SmallDisk::mount(&broker.folder().join(DATA), bytes)?;
+        broker.run_by = disk.run_by(broker.folder());
+        broker.restart().await;
+        Some((broker, disk))
+    }
+
+    /// A `pelton serve` with this broker.toml that was not started yet.
+    pub(crate) fn prepare(toml: &str) -> Self {
+        let folder = new_folder();
+        let config = folder.path().join("broker.toml");
+        std::fs::write(&config, with_guests(toml)).expect("the folder is writable");
+        Self::new(folder, config, &["serve"])
+    }
+
+    fn new(folder: tempfile::TempDir, config: PathBuf, args: &[&'static str]) -> Self {
+        let api = Api::new(String::new());
+        Self { folder, config, args: args.to_vec(), run_by: Vec::new(), environment: Vec::new(), child: None, api }
+    }
+
+    /// Starts it again on the data it has, after [`kill_9`](Self::kill_9) or [`sigterm`](Self::sigterm), and waits until it is
+    /// ready.
     pub(crate) async fn restart(&mut self) {
+        self.spawn();
+        if let Err(status) = self.ready().await {
+            panic!("the broker ended with {status} instead of starting");
+        }
+    }
+
+    /// Starts its process and waits for nothing.
+    pub(crate) fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let ready_file = self.folder().join("ready");
-        let _ = std::fs::remove_file(&ready_file);
-        let mut broker = command(self.folder());
+        let _ = std::fs::remove_file(self.folder().join(READY));
+        let mut broker = command_by(&self.run_by, self.folder());
         broker.args(&self.args).args([
             "--listen",
             "127.0.0.1:0",
             "--ready-file",
-            "ready",
+            READY,
             "--data",
-            "data",
+            DATA,
             "--config",
         ]);
         broker.arg(&self.config).env("CARGO_TARGET_DIR", example_target());
+        broker.envs(self.environment.iter().cloned());
         broker.stdout(self.log(DELIVERIES)).stderr(self.log(LOG));
         self.child = Some(broker.spawn().expect("the binary starts"));
-        let url = eventually("the broker is ready", START_BOUND, async || {
-            if let Some(status) = self.exited() {
-                panic!("the broker ended with {status} instead of starting");
-            }
-            read_ready(&ready_file)
+    }
+
+    /// Waits until it is ready, or has ended instead.
+    pub(crate) async fn ready(&mut self) -> Result<(), ExitStatus> {
+        let ready_file = self.folder().join(READY);
+        let started = eventually("the broker is ready", START_BOUND, async || match self.exited() {
+            Some(status) => Ok(Err(status)),
+            None => read_ready(&ready_file).map(Ok),
         })
         .await;
-        self.api = Api::new(url);
+        match started {
+            Ok(url) => {
+                self.api = Api::new(url);
+                Ok(())
+            }
+            Err(status) => {
+                self.child = None;
+                Err(status)
+            }
+        }
     }
 
     /// Kills it as a crash would: it gets no chance to finish anything.

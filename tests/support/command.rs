@@ -1,6 +1,6 @@
 //! Running `pelton` commands to their end.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -56,7 +56,19 @@ impl fmt::Display for Output {
 
 /// A `pelton` command in `folder`, without what the developer's environment says to it.
 pub(crate) fn command(folder: &Path) -> Command {
-    let mut command = Command::new(pelton_binary());
+    command_by(&[], folder)
+}
+
+/// The same, run by the program and arguments `by`, if there are any.
+pub(crate) fn command_by(by: &[OsString], folder: &Path) -> Command {
+    let mut command = match by {
+        [] => Command::new(pelton_binary()),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(pelton_binary());
+            command
+        }
+    };
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PELTON_") {
             command.env_remove(name);

@@ -6,7 +6,7 @@ mod imports {
     use crate::bindings::wasi::{config::store, logging::logging};
 
     pub(crate) use context::{consumer, remaining as remaining_ms, source};
-    pub(crate) use emit::emit;
+    pub(crate) use emit::{emit, emit_at};
     pub(crate) use logging::log;
 
     pub(crate) fn config(key: &str) -> Result<Option<String>, String> {

@@ -20,7 +20,7 @@
 //! - **What it is given**: the message as a type of your choice, see [`FromMessage`], and the [`Delivery`] around it.
 //! - **What it returns**: `Ok` settles the message. Any error that `?` meets asks for another try; a body that can't be read
 //!   as the type asked for is rejected; [`Error`] and [`ResultExt`] (`.or_reject()`, `.or_retry()`) decide otherwise.
-//! - **What it can do**: [`emit`] messages, which appear only if the delivery ends well; log with [`info!`] and its sisters
+//! - **What it can do**: [`emit`] messages, now or for later, which appear only if the delivery ends well; log with [`info!`] and its sisters
 //!   (`println!` and `eprintln!` are kept with the delivery, too); read its [`config`]; ask the [`context`].
 //! - **When it panics**, the message stands on stderr, the delivery ends as a trap and is tried again.
 //!
@@ -39,6 +39,7 @@ mod log;
 mod message;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod time;
 
 pub use bindings::pelton::broker::types::{Delivery, Event, Message};
 pub use context::config;

@@ -20,6 +20,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use crate::{Delivery, Event, FromMessage, Message, Result};
 
@@ -28,6 +29,7 @@ struct Scene {
     config: BTreeMap<String, String>,
     refused: BTreeMap<String, String>,
     emitted: Vec<(String, Event)>,
+    scheduled: Vec<(String, Event, SystemTime)>,
 }
 
 thread_local! {
@@ -77,24 +79,41 @@ pub fn refuse_topic(topic: impl Into<String>, reason: impl Into<String>) {
     SCENE.with_borrow_mut(|scene| scene.refused.insert(topic.into(), reason.into()));
 }
 
-/// Takes what was emitted since the last call: topic and event, in order. A broker would discard it if the handler failed.
+/// Takes what was emitted for now since the last call: topic and event, in order. A broker would discard it if the handler failed.
 #[must_use]
 pub fn emitted() -> Vec<(String, Event)> {
     SCENE.with_borrow_mut(|scene| std::mem::take(&mut scene.emitted))
 }
 
+/// Takes what was emitted for later since the last call: topic, event and time, in order. [`emitted`] has the rest.
+#[must_use]
+pub fn scheduled() -> Vec<(String, Event, SystemTime)> {
+    SCENE.with_borrow_mut(|scene| std::mem::take(&mut scene.scheduled))
+}
+
 /// The host's side of the calls.
 pub(crate) mod host {
-    use super::SCENE;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::{SCENE, Scene};
     use crate::bindings::pelton::broker::types::Refused;
     use crate::{Event, Level};
 
     pub(crate) fn emit(topic: &str, event: &Event) -> Result<String, Refused> {
+        emit_with(topic, |scene| scene.emitted.push((topic.to_owned(), event.clone())))
+    }
+
+    pub(crate) fn emit_at(topic: &str, event: &Event, not_before_ms: u64) -> Result<String, Refused> {
+        let time = UNIX_EPOCH + Duration::from_millis(not_before_ms);
+        emit_with(topic, |scene| scene.scheduled.push((topic.to_owned(), event.clone(), time)))
+    }
+
+    fn emit_with(topic: &str, add: impl FnOnce(&mut Scene)) -> Result<String, Refused> {
         SCENE.with_borrow_mut(|scene| match scene.refused.get(topic) {
             Some(reason) => Err(Refused::Invalid(reason.clone())),
             None => {
-                scene.emitted.push((topic.to_owned(), event.clone()));
-                Ok(format!("test-1-{}", scene.emitted.len()))
+                add(scene);
+                Ok(format!("test-1-{}", scene.emitted.len() + scene.scheduled.len()))
             }
         })
     }

@@ -3,28 +3,46 @@
 //! It routes, names queues and turns outcomes into settlements; the engine stores, the dispatcher runs consumers.
 //! Invariant: one `Active` plan at a time, swapped whole; what has begun under the old one ends under it.
 
+mod admit;
+mod deploy;
 mod operate;
+mod options;
+mod pause;
 mod publish;
 mod pull;
+mod refusal;
+mod routing;
+mod scheduled;
+mod schedules;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, Semaphore, watch};
 
+pub use self::deploy::{DeployError, Deployment};
 pub use self::operate::{ConsumerState, ConsumerStatus, QueueStatus};
-pub use self::publish::{Publish, PublishError, Published, Refusal, RefusalCode, route_entries};
+pub use self::options::{
+    DELIVERY_TIME, EXPIRY_TIME, InvalidAttribute, PRIORITY, PublishOptions, QueueTarget, check_times,
+};
+pub use self::pause::{PauseError, UnknownConsumer};
+pub use self::publish::{Publish, PublishError, Published, Refusal, RefusalCode};
 pub use self::pull::{ExtendError, LeaseWant, PullError, PullOutcome};
+pub use self::routing::{Incoming, Routing};
+pub use self::scheduled::{Cancelled, InvalidHandle, ScheduledHandle};
+use self::schedules::Schedules;
 use crate::clock::Clock;
 use crate::dispatch::{ConsumerUnit, Dispatch, Observer};
-use crate::engine::{Engine, EngineError, Health, QueueId};
+use crate::engine::{Engine, Health, QueueId};
+use crate::in_flight::InFlight;
 use crate::metrics::Metrics;
 use crate::name::{ConsumerName, QueueName};
-use crate::plan::{ConsumerPlan, Plan};
-use crate::runtime::{ComponentSpec, Handler, LoadError, Runtime};
+use crate::operator::{Backup, BackupError, BackupFile, Reload, ReloadError, Reloaded};
+use crate::plan::{Plan, QueuePlan};
+use crate::retry::RetryPolicy;
+use crate::runtime::Runtime;
 
 /// The broker's handle; clones are the same broker.
 #[derive(Clone)]
@@ -39,17 +57,39 @@ struct Inner {
     metrics: Metrics,
     active: ArcSwap<Active>,
     dispatch: Dispatch,
-    /// One deployment at a time: plans must swap in the order they were asked for.
-    deploying: tokio::sync::Mutex<()>,
+    schedules: Schedules,
+    in_flight: Option<Arc<InFlight>>,
+    /// One deployment, or pause, at a time: plans must swap in the order they were asked for.
+    deploying: Mutex<()>,
+    reload: Option<Arc<dyn Reload>>,
+    /// One reload at a time, from reading the configuration on: or an older one could be deployed last.
+    reloading: Mutex<()>,
+    backup: Option<Arc<dyn Backup>>,
+    /// One backup at a time, until it is read: each takes as much disk as the store.
+    backing_up: Arc<Semaphore>,
 }
 
 /// A plan as it runs: with the engine's ids for its queues.
+#[derive(Clone)]
 struct Active {
     plan: Arc<Plan>,
+    routing: Arc<Routing>,
     /// By [`crate::plan::QueueIndex`].
-    queue_ids: Arc<[QueueId]>,
+    queue_ids: Vec<QueueId>,
     by_name: BTreeMap<QueueName, QueueId>,
+    /// Of queues that are no longer declared.
+    kept_retries: BTreeMap<QueueId, RetryPolicy>,
     consumers: Vec<Arc<ConsumerUnit>>,
+    /// Consumers that are paused, in this plan or not.
+    paused: BTreeSet<ConsumerName>,
+}
+
+impl Active {
+    /// The queue with this id, where the plan declares it.
+    fn queue(&self, id: QueueId) -> Option<&QueuePlan> {
+        let at = self.queue_ids.iter().position(|known| *known == id)?;
+        self.plan.queues.get(at)
+    }
 }
 
 /// What the broker is made of.
@@ -66,26 +106,13 @@ pub struct Parts {
     pub guests: tokio::runtime::Handle,
     /// Who wants to see every delivery: `pelton dev`.
     pub observer: Option<Arc<dyn Observer>>,
-}
-
-/// A plan and the component file of each of its consumers.
-#[derive(Debug, Clone)]
-pub struct Deployment {
-    /// The plan.
-    pub plan: Arc<Plan>,
-    /// By consumer. One that is missing gets no deliveries until a later deployment has it: its messages wait.
-    pub components: BTreeMap<ConsumerName, PathBuf>,
-}
-
-/// Why a plan was not taken over; the one before it goes on unchanged.
-#[derive(Debug, thiserror::Error)]
-pub enum DeployError {
-    /// Components that can't be used, every one of them.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Load(Vec<LoadError>),
-    /// The engine could not define the queues.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
+    /// The record of running deliveries, as an earlier process left it; none: a message that brings the process down is not known
+    /// afterwards.
+    pub in_flight: Option<Arc<InFlight>>,
+    /// Who reads the configuration again; none: [`Broker::reload`] is not possible.
+    pub reload: Option<Arc<dyn Reload>>,
+    /// Who copies the store; none: [`Broker::backup`] is not possible.
+    pub backup: Option<Arc<dyn Backup>>,
 }
 
 /// No queue has this name.
@@ -98,39 +125,11 @@ pub struct UnknownQueue {
     pub nearest: Option<QueueName>,
 }
 
-fn nearest_hint(nearest: Option<&QueueName>) -> String {
+fn nearest_hint(nearest: Option<&impl std::fmt::Display>) -> String {
     nearest.map(|name| format!("; did you mean '{name}'?")).unwrap_or_default()
 }
 
 impl Broker {
-    /// Starts a broker with the first deployment; must be called on a tokio runtime, where its dispatch loop then runs.
-    ///
-    /// # Errors
-    /// [`DeployError`]; nothing runs then.
-    pub async fn start(parts: Parts, deployment: Deployment) -> Result<Self, DeployError> {
-        let Parts { engine, runtime, clock, metrics, guests, observer } = parts;
-        let units = load_all(&*runtime, &deployment).await?;
-        let active = activate(&*engine, &metrics, &deployment, units).await?;
-        let dispatch = Dispatch::start(engine.clone(), clock.clone(), guests, runtime.slots(), observer);
-        dispatch.set_consumers(active.consumers.clone());
-        let active = ArcSwap::from_pointee(active);
-        let deploying = tokio::sync::Mutex::new(());
-        Ok(Self { inner: Arc::new(Inner { engine, runtime, clock, metrics, active, dispatch, deploying }) })
-    }
-
-    /// Takes over a new plan: all of it or, on an error, nothing. Running deliveries end under the old one.
-    ///
-    /// # Errors
-    /// [`DeployError`]; the plan before it goes on.
-    pub async fn deploy(&self, deployment: Deployment) -> Result<(), DeployError> {
-        let _one_at_a_time = self.inner.deploying.lock().await;
-        let units = load_all(&*self.inner.runtime, &deployment).await?;
-        let active = activate(&*self.inner.engine, &self.inner.metrics, &deployment, units).await?;
-        self.inner.dispatch.set_consumers(active.consumers.clone());
-        self.inner.active.store(Arc::new(active));
-        Ok(())
-    }
-
     /// The plan that runs now.
     #[must_use]
     pub fn plan(&self) -> Arc<Plan> {
@@ -155,11 +154,38 @@ impl Broker {
         self.inner.engine.health()
     }
 
-    /// Stops leasing, lets running deliveries end for up to `grace`, gives the rest back uncounted, and closes the store.
+    /// Reads the configuration again and deploys it; one reload at a time, in the order in which they were asked for.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; the plan before it goes on.
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let reload = self.inner.reload.as_ref().ok_or(ReloadError::Unsupported)?;
+        let _one_at_a_time = self.inner.reloading.lock().await;
+        reload.reload(self).await.map_err(ReloadError::Problems)
+    }
+
+    /// A consistent copy of the store, in a file that is there for as long as the answer is held; see [`Backup::backup`].
+    ///
+    /// # Errors
+    /// [`BackupError`]; `Busy` until the copy before it is dropped.
+    pub async fn backup(&self) -> Result<BackupFile, BackupError> {
+        let backup = self.inner.backup.as_ref().ok_or(BackupError::Unsupported)?;
+        let permit = self.inner.backing_up.clone().try_acquire_owned().map_err(|_| BackupError::Busy)?;
+        let mut file = backup.backup().await?;
+        file.hold(permit);
+        Ok(file)
+    }
+
+    /// Stops schedules and leasing, lets running deliveries end for up to `grace`, gives the rest back uncounted, and closes the store.
     /// Returns whether all deliveries ended in time. Doors should have stopped before.
     pub async fn stop(&self, grace: Duration) -> bool {
-        let ended = self.inner.dispatch.stop(grace).await;
+        // What schedules do not finish now they make up for at the next start.
+        let schedules = tokio::time::timeout(grace, self.inner.schedules.stop());
+        let (ended, _) = tokio::join!(self.inner.dispatch.stop(grace), schedules);
         self.inner.engine.close(CLOSE_WITHIN).await;
+        if let Some(in_flight) = &self.inner.in_flight {
+            in_flight.close();
+        }
         ended
     }
 
@@ -182,71 +208,3 @@ impl Broker {
 
 /// How long the engine may take to close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
-
-type Loaded = Vec<Option<Arc<dyn Handler>>>;
-
-/// A handler for each consumer of the plan that has a component, in the plan's order.
-async fn load_all(runtime: &dyn Runtime, deployment: &Deployment) -> Result<Loaded, DeployError> {
-    let mut handlers = Vec::new();
-    let mut errors = Vec::new();
-    for consumer in &deployment.plan.consumers {
-        match load(runtime, deployment, consumer).await {
-            Ok(handler) => handlers.push(handler),
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() { Ok(handlers) } else { Err(DeployError::Load(errors)) }
-}
-
-async fn load(
-    runtime: &dyn Runtime,
-    deployment: &Deployment,
-    consumer: &ConsumerPlan,
-) -> Result<Option<Arc<dyn Handler>>, LoadError> {
-    let Some(path) = deployment.components.get(&consumer.name) else {
-        return Ok(None);
-    };
-    let spec = ComponentSpec {
-        consumer: consumer.name.clone(),
-        path: path.clone(),
-        limits: consumer.limits.clone(),
-        config: consumer.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-    };
-    runtime.load(spec).await.map(Some)
-}
-
-async fn activate(
-    engine: &dyn Engine,
-    metrics: &Metrics,
-    deployment: &Deployment,
-    handlers: Loaded,
-) -> Result<Active, EngineError> {
-    let plan = deployment.plan.clone();
-    let defined = engine.define(plan.definitions()).await?;
-    let queue_ids: Arc<[QueueId]> = plan
-        .queues
-        .iter()
-        .map(|queue| {
-            *defined.queues.get(&queue.name).expect("`define` answers with the id of every queue it was given")
-        })
-        .collect();
-    let unit = |(consumer, handler): (&ConsumerPlan, Option<Arc<dyn Handler>>)| {
-        let queue = plan.queue(consumer.queue);
-        Arc::new(ConsumerUnit {
-            name: consumer.name.clone(),
-            queue: queue_ids[consumer.queue.0],
-            queue_name: queue.name.clone(),
-            source: format!("queue:{}", queue.name).into(),
-            concurrency: consumer.concurrency,
-            retry: queue.retry.clone(),
-            hops_max: plan.broker.hops_max,
-            handler,
-            router: plan.router.clone(),
-            queue_ids: queue_ids.clone(),
-            metrics: metrics.consumer(&consumer.name, &queue.name),
-            event_source: format!("/pelton/consumers/{}", consumer.name).into(),
-        })
-    };
-    let consumers = plan.consumers.iter().zip(handlers).map(unit).collect();
-    Ok(Active { plan: plan.clone(), queue_ids, by_name: defined.queues, consumers })
-}

@@ -220,6 +220,12 @@ impl Message {
         self.optional(6)
     }
 
+    /// Whether there is any extension; a cheap first look.
+    #[must_use]
+    pub fn has_extensions(&self) -> bool {
+        self.head_bytes > self.ends[TEXTS - 1]
+    }
+
     /// Name and value of each extension, sorted by name.
     pub fn extensions(&self) -> impl Iterator<Item = (&str, &str)> {
         self.raw_extensions().map(|(name, value)| (checked_text(name), checked_text(value)))

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{Bounds, Expired, Order};
+use crate::engine::{Bounds, Expired, Guarantees, Order};
 use crate::name::{ConsumerName, QueueName};
 use crate::retry::RetryPolicy;
 use crate::route::{Pattern, Router};
@@ -210,6 +210,35 @@ impl Plan {
         crate::engine::Definitions {
             queues: self.queues.iter().map(define).collect(),
             schedules: self.schedules.iter().map(|schedule| schedule.name.clone()).collect(),
+            free_bytes_min: self.broker.free_disk_min,
         }
+    }
+
+    /// What the plan needs and an engine with these guarantees does not promise: a sentence for each key, in the order of the plan.
+    #[must_use]
+    pub fn unmet(&self, guarantees: &Guarantees) -> Vec<String> {
+        let mut unmet = Vec::new();
+        let mut need = |needed: bool, promised: bool, key: String, what: &str| {
+            if needed && !promised {
+                unmet.push(format!("{key}: the engine {what}; leave it out, or use another engine"));
+            }
+        };
+        for QueuePlan { name, order, priority, ttl, bounds, .. } in &self.queues {
+            let key = |key: &str| format!("[queues.{name}] {key}");
+            let Guarantees { key_order, priorities, expiry, exact_bounds, .. } = *guarantees;
+            need(*order == Order::Key, key_order, key("order"), "keeps no order by key");
+            need(*priority, priorities, key("priority"), "keeps no priorities");
+            need(ttl.is_some(), expiry, key("ttl"), "lets no messages expire");
+            need(bounds.messages_max.is_some(), exact_bounds, key("max-messages"), "keeps no exact bounds");
+            need(bounds.bytes_max.is_some(), exact_bounds, key("max-bytes"), "keeps no exact bounds");
+        }
+        for DedupPlan { topics, .. } in &self.dedup {
+            need(true, guarantees.dedup, format!("[topics.\"{topics}\"] dedup"), "recognises no doubles");
+        }
+        for SchedulePlan { name, .. } in &self.schedules {
+            let key = format!("[[schedules]] {name}");
+            need(true, guarantees.schedules, key, "can't publish exactly once per tick");
+        }
+        unmet
     }
 }

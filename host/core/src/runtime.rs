@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::clock::WallMs;
 use crate::engine::Fut;
 use crate::message::Message;
 use crate::name::{ConsumerName, Topic};
@@ -74,6 +75,8 @@ pub struct Emit {
     pub id: String,
     /// Where it is published to.
     pub topic: Topic,
+    /// Not delivered before; none, or a time that has come: at once. At most [`crate::engine::DELAY_MAX`] ahead.
+    pub due: Option<WallMs>,
     /// Default: the topic.
     pub kind: Option<String>,
     /// What the event is about.

@@ -65,7 +65,8 @@ mod tests {
         policy.backoff.jitter = 0.0;
         let short = match decide(outcome, attempt, WallMs(900), &policy, WallMs(1000), 0.5, Vec::new()) {
             Verdict::Done { .. } => "done".to_owned(),
-            Verdict::Again { at, .. } => format!("again at {}", at.0),
+            Verdict::Again { at, chosen: false } => format!("again at {}", at.0),
+            Verdict::Again { at, chosen: true } => format!("again at {} as chosen", at.0),
             Verdict::Dead { reason } => format!("{}: {}", reason.code.as_str(), reason.detail),
         };
         assert_eq!(short, expected, "{outcome:?}, attempt {attempt}");
@@ -76,7 +77,7 @@ mod tests {
         check(&Outcome::Done, 1, "done");
         check(&retry(None), 1, "again at 2000");
         check(&retry(None), 2, "again at 3000");
-        check(&retry(Some(50)), 2, "again at 1050");
+        check(&retry(Some(50)), 2, "again at 1050 as chosen");
         check(&retry(Some(50)), 3, "max-attempts: attempt 3 of 3 ended with retry: down");
         check(&fault(FaultKind::Trap), 1, "again at 2000");
         check(&fault(FaultKind::Timeout), 7, "max-attempts: attempt 7 of 3 ended with timeout: broke");

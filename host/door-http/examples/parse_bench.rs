@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt;
-use pelton_core::broker::{Broker, Deployment, Parts, Publish};
+use pelton_core::broker::{Broker, Deployment, Parts, Publish, PublishOptions};
 use pelton_core::clock::SystemClock;
 use pelton_core::door::Door;
-use pelton_core::engine::Select;
+use pelton_core::engine::{Filter, Select};
 use pelton_core::metrics::Metrics;
 use pelton_core::name::Topic;
 use pelton_core::testing::{FakeRuntime, MemoryEngine};
@@ -77,6 +77,9 @@ async fn broker() -> Broker {
         metrics: Metrics::new(),
         guests: tokio::runtime::Handle::current(),
         observer: None,
+        reload: None,
+        backup: None,
+        in_flight: None,
     };
     let plan = pelton_core::config::check(CONFIG, Path::new("broker.toml")).unwrap();
     Broker::start(parts, Deployment { plan: Arc::new(plan), components: Default::default() }).await.unwrap()
@@ -85,7 +88,7 @@ async fn broker() -> Broker {
 async fn purge(broker: &Broker) {
     let mut after = None;
     loop {
-        after = broker.discard("bench", Select::All, after, 1000).await.unwrap().next;
+        after = broker.discard("bench", Select::All, Filter::default(), after, 1000).await.unwrap().next;
         if after.is_none() {
             return;
         }
@@ -105,7 +108,7 @@ async fn without_socket(batch: &str) {
         let take = &mut |message| messages.push(Publish { topic: topic.clone(), message });
         parse_batch(batch, take).unwrap();
         let started = Instant::now();
-        broker.publish(messages).await.unwrap();
+        broker.publish(messages, PublishOptions::default()).await.unwrap();
         elapsed += started.elapsed();
     }
     report("broker and engine in memory alone", elapsed, ROUNDS / 10 * BATCH);

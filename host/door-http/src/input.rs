@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{Request, Uri};
+use pelton_core::clock::WallMs;
 use pelton_core::engine::Cursor;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -89,14 +90,19 @@ impl Parameters {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
+    /// The whole number that `name` has for a value.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
+        let parsed = self.text(name).map(|text| {
+            let shown: String = text.chars().take(40).collect();
+            text.parse().map_err(|_| invalid(format!("'{name}' is '{shown}'; a whole number from 1 is expected")))
+        });
+        parsed.transpose()
+    }
+
     /// How many (`max`), and behind what (`after`).
     pub(crate) fn page(&self) -> Result<(usize, Option<Cursor>), Problem> {
-        let max = self.text("max").map(|text| {
-            let shown: String = text.chars().take(40).collect();
-            text.parse()
-                .map_err(|_| invalid(format!("'max' is '{shown}'; a whole number, 1 to {PAGE_MAX}, is expected")))
-        });
-        Ok((count("max", max.transpose()?, PAGE_DEFAULT)?, self.after()))
+        let max = self.number("max")?.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
+        Ok((count("max", max, PAGE_DEFAULT)?, self.after()))
     }
 
     /// Behind what.
@@ -140,10 +146,34 @@ pub(crate) fn duration(name: &str, text: &str, min: Duration, max: Duration) -> 
         invalid(format!("'{name}' is '{shown}', which is not a duration such as \"30s\" or \"500ms\": {error}"))
     })?;
     if duration < min || duration > max {
-        let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
+        let (min, max) = (spelled(min), spelled(max));
         return Err(invalid(format!("'{name}' is {shown}; {min} to {max} are allowed")));
     }
     Ok(duration)
+}
+
+/// A duration as it is written in broker.toml and in requests, exactly: `1m 30s`, `366days`.
+pub(crate) fn spelled(duration: Duration) -> String {
+    const DAY_SECONDS: u64 = 24 * 60 * 60;
+    let seconds = duration.as_secs();
+    // Else months and years would stand there, which are no whole days.
+    if duration.subsec_nanos() == 0 && seconds > DAY_SECONDS && seconds.is_multiple_of(DAY_SECONDS) {
+        return format!("{}days", seconds / DAY_SECONDS);
+    }
+    humantime::format_duration(duration).to_string()
+}
+
+/// A moment in RFC 3339, such as `2026-01-31T12:00:00Z`. A started millisecond counts as a whole one.
+pub(crate) fn moment(name: &str, text: &str) -> Result<WallMs, Problem> {
+    let parsed: jiff::Timestamp = text.parse().map_err(|_| {
+        let shown: String = text.chars().take(40).collect();
+        // In a query '+' is a blank, so that an offset has to be written differently there.
+        let hint = if text.contains(' ') { " (in a query write '+' as %2B)" } else { "" };
+        invalid(format!("'{name}' is '{shown}', which is not RFC 3339, such as 2026-01-31T12:00:00Z{hint}"))
+    })?;
+    // What lies before 1970 has long come.
+    let nanoseconds = u128::try_from(parsed.as_nanosecond()).unwrap_or_default();
+    Ok(WallMs(u64::try_from(nanoseconds.div_ceil(1_000_000)).unwrap_or(u64::MAX)))
 }
 
 pub(crate) fn invalid(detail: impl Into<String>) -> Problem {
@@ -169,6 +199,39 @@ mod tests {
         check(
             "fast",
             Err("'ttl' is 'fast', which is not a duration such as \"30s\" or \"500ms\": expected number at 0"),
+        );
+    }
+
+    #[test]
+    fn what_is_spelled_reads_back() {
+        let check = |seconds, expected: &str| {
+            let duration = Duration::from_secs(seconds);
+            assert_eq!(spelled(duration), expected);
+            assert_eq!(humantime::parse_duration(expected), Ok(duration));
+        };
+        check(0, "0s");
+        check(90, "1m 30s");
+        check(86_400, "1day");
+        check(366 * 86_400, "366days");
+        check(366 * 86_400 + 1, "1year 18h 1s");
+    }
+
+    #[test]
+    fn moments() {
+        let check = |text, expected: Result<u64, &str>| {
+            let parsed = moment("at", text);
+            let shown = parsed.as_ref().map(|parsed| parsed.0);
+            assert_eq!(shown.map_err(|problem| problem.detail()), expected);
+        };
+        check("1970-01-01T00:00:01Z", Ok(1_000));
+        check("1970-01-01T01:00:01.5001+01:00", Ok(1_501));
+        check("1969-12-31T23:59:59Z", Ok(0));
+        check("noon", Err("'at' is 'noon', which is not RFC 3339, such as 2026-01-31T12:00:00Z"));
+        check(
+            "2026-01-31T12:00:00 01:00",
+            Err(
+                "'at' is '2026-01-31T12:00:00 01:00', which is not RFC 3339, such as 2026-01-31T12:00:00Z (in a query write '+' as %2B)",
+            ),
         );
     }
 }

@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod door;
 pub mod event;
+mod handover;
 mod input;
 pub mod limits;
 mod problem;

@@ -36,6 +36,13 @@ pub const BATCH_MESSAGES_MAX: usize = 10_000;
 /// Faulty messages that one refusal lists; the count is always given in full.
 pub const ITEMS_LISTED_MAX: usize = 100;
 
+/// Longest time to live that a publish request may ask for.
+pub const TTL_MAX: Duration = Duration::from_secs(3660 * 24 * 60 * 60);
+/// When to come back to a full queue, in seconds: consumers make room all the time, and a refusal costs little.
+pub const QUEUE_FULL_RETRY_SECONDS: u64 = 1;
+/// When to come back to a full queue that is paused, or a full disk, in seconds: somebody has to do something about them.
+pub const OPERATOR_RETRY_SECONDS: u64 = 30;
+
 /// Messages that one call leases, peeks at or settles.
 pub const PAGE_MAX: usize = 1000;
 /// Messages that one peek returns unless it says otherwise.
@@ -58,5 +65,11 @@ pub const REASON_BYTES_MAX: usize = 4 * 1024;
 pub const BULK_STEP_MESSAGES: usize = 1000;
 /// Transactions of one bulk call; then it answers with where to go on.
 pub const BULK_STEPS_MAX: usize = 100;
+/// Messages that one bulk call changes, unless it asks for fewer.
+pub const BULK_CALL_MESSAGES_MAX: u64 = 100_000;
+/// Attributes that one filter of dead letters names.
+pub const FILTER_ATTRIBUTES_MAX: usize = 16;
 /// Dead letters that the search for a single one looks at.
 pub const DEAD_SCAN_MAX: usize = 100_000;
+/// What is read at once of a copy of the store while it is streamed, in bytes.
+pub const BACKUP_READ_BYTES: usize = 256 * 1024;

@@ -6,10 +6,13 @@
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use pelton_core::broker::{ExtendError, PullError, UnknownQueue};
+use pelton_core::broker::{ExtendError, PauseError, PullError, UnknownConsumer, UnknownQueue};
 use pelton_core::engine::{EngineError, SettleError};
+use pelton_core::operator::{BackupError, ReloadError};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
+
+use crate::limits::OPERATOR_RETRY_SECONDS;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident, $title:literal;)*) => {
@@ -49,6 +52,8 @@ codes! {
     InvalidJson = "invalid-json", BAD_REQUEST, "The body is not JSON";
     /// A message breaks CloudEvents 1.0; `attribute` and `index` say where.
     InvalidEvent = "invalid-event", BAD_REQUEST, "A message is not a valid CloudEvent";
+    /// What a message says about its delivery can't be met; `attribute` and `index` say where.
+    InvalidAttribute = "invalid-attribute", BAD_REQUEST, "A delivery attribute is not valid";
     /// The topic in the path is none.
     InvalidTopic = "invalid-topic", BAD_REQUEST, "The topic is not valid";
     /// A parameter or a member of the body is missing, unknown or out of bounds.
@@ -57,6 +62,8 @@ codes! {
     InvalidToken = "invalid-token", BAD_REQUEST, "The lease token is not valid";
     /// The lease is on another queue than the one in the path.
     WrongQueue = "wrong-queue", BAD_REQUEST, "The lease belongs to another queue";
+    /// The text is no handle of a scheduled message.
+    InvalidHandle = "invalid-handle", BAD_REQUEST, "The handle is not valid";
     /// A purge was not confirmed by the queue's name.
     ConfirmationRequired = "confirmation-required", BAD_REQUEST, "The deletion was not confirmed";
     /// The bearer token is missing or wrong.
@@ -65,6 +72,10 @@ codes! {
     Unroutable = "unroutable", NOT_FOUND, "No route matches the topic";
     /// No queue has the name.
     UnknownQueue = "unknown-queue", NOT_FOUND, "There is no such queue";
+    /// No consumer has the name.
+    UnknownConsumer = "unknown-consumer", NOT_FOUND, "There is no such consumer";
+    /// Nothing waits under the handle.
+    UnknownHandle = "unknown-handle", NOT_FOUND, "No message waits under this handle";
     /// No dead letter has the position or id.
     UnknownMessage = "unknown-message", NOT_FOUND, "There is no such message";
     /// The API has no such path.
@@ -77,14 +88,24 @@ codes! {
     LeaseLost = "lease-lost", CONFLICT, "The lease ran out";
     /// The lease was settled before.
     AlreadySettled = "already-settled", CONFLICT, "The lease was settled before";
+    /// The scheduled message's time has come.
+    TooLate = "too-late", CONFLICT, "The message's time has come";
+    /// A message's source and id are known with another body.
+    IdReused = "id-reused", CONFLICT, "The id was used for another message";
     /// The queue holds messages that are not dead letters.
     NotDeadLetters = "not-dead-letters", CONFLICT, "The queue holds no dead letters";
     /// A body or a message is over its limit.
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The request is too large";
     /// A CloudEvents format that is not spoken here.
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The media type is not supported";
+    /// The configuration file can't be taken over.
+    InvalidConfiguration = "invalid-configuration", UNPROCESSABLE_ENTITY, "The configuration is not valid";
+    /// A queue that refuses what does not fit is full.
+    QueueFull = "queue-full", TOO_MANY_REQUESTS, "A queue is full";
     /// The data is damaged.
     Corrupt = "corrupt", INTERNAL_SERVER_ERROR, "The stored data is damaged";
+    /// This broker was set up without what the call needs.
+    Unsupported = "unsupported", NOT_IMPLEMENTED, "This broker can't do that";
     /// Storage failed while committing.
     Unknown = "unknown", SERVICE_UNAVAILABLE, "Whether it was done is unknown";
     /// Storage is not available right now.
@@ -93,6 +114,8 @@ codes! {
     Busy = "busy", SERVICE_UNAVAILABLE, "The broker is busy";
     /// The broker is starting, recovering, stopping or broken.
     NotReady = "not-ready", SERVICE_UNAVAILABLE, "The broker is not ready";
+    /// The disk is too full for more messages.
+    DiskFull = "disk-full", INSUFFICIENT_STORAGE, "The disk is too full";
 }
 
 /// An error answer. Members beyond the standard ones stand behind them, in the order they were added.
@@ -125,6 +148,14 @@ impl Problem {
     #[must_use]
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.members.push((name, value.into()));
+        self
+    }
+
+    /// The problem with a time to come back after.
+    #[must_use]
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.headers.retain(|(name, _)| name != RETRY_AFTER);
+        self.headers.push((RETRY_AFTER, HeaderValue::from(seconds)));
         self
     }
 
@@ -209,6 +240,52 @@ impl From<ExtendError> for Problem {
             ExtendError::Engine(error) => engine_code(error),
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<UnknownConsumer> for Problem {
+    fn from(error: UnknownConsumer) -> Self {
+        let problem = Self::new(Code::UnknownConsumer, format!("{error} (GET /v1/consumers lists them)"));
+        match error.nearest {
+            Some(nearest) => problem.with("nearest", nearest.as_str()),
+            None => problem,
+        }
+    }
+}
+
+impl From<PauseError> for Problem {
+    fn from(error: PauseError) -> Self {
+        match error {
+            PauseError::UnknownConsumer(error) => error.into(),
+            PauseError::Engine(error) => error.into(),
+        }
+    }
+}
+
+impl From<ReloadError> for Problem {
+    fn from(error: ReloadError) -> Self {
+        match error {
+            ReloadError::Unsupported => Self::new(Code::Unsupported, error.to_string()),
+            ReloadError::Problems(problems) => {
+                let first = problems.first().map(String::as_str).unwrap_or_default();
+                let others = match problems.len() {
+                    0 | 1 => String::new(),
+                    count => format!(" (and {} more, see 'problems')", count - 1),
+                };
+                let detail = format!("the configuration can't be taken over, so nothing changed: {first}{others}");
+                Self::new(Code::InvalidConfiguration, detail).with("problems", problems)
+            }
+        }
+    }
+}
+
+impl From<BackupError> for Problem {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Unsupported => Self::new(Code::Unsupported, error.to_string()),
+            BackupError::Busy => Self::new(Code::Busy, error.to_string()).retry_after(OPERATOR_RETRY_SECONDS),
+            BackupError::Engine(error) => error.into(),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, warn};
 
 use crate::api::Api;
+use crate::handover::Wire;
 use crate::limits::{
     ACCEPT_PAUSE, CONNECTIONS_MAX, HEAD_READ_MAX, HEADER_BYTES_MAX, READ_BYTES_MAX, STOP_WITHIN, WRITE_STALL_MAX,
 };
@@ -97,8 +98,11 @@ async fn connection(stream: TcpStream, api: Api, mut stop: watch::Receiver<bool>
         debug!(%error, "The connection was gone at once.");
         return;
     }
-    let service = service_fn(move |request: Request<Incoming>| {
+    let wire = Wire::default();
+    let end = wire.ends_with();
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let api = api.clone();
+        request.extensions_mut().insert(wire.clone());
         async move { Ok::<_, Infallible>(api.respond(request.map(Body::new)).await) }
     });
     let serving = http1::Builder::new()
@@ -108,6 +112,8 @@ async fn connection(stream: TcpStream, api: Api, mut stop: watch::Receiver<bool>
         .max_buf_size(READ_BYTES_MAX)
         .serve_connection(TokioIo::new(Stall::new(stream, WRITE_STALL_MAX)), service);
     let mut serving = pin!(serving);
+    // Declared behind the connection, so that it is dropped before it, also when this task is cut off.
+    let _end = end;
     let ended = tokio::select! {
         biased;
         ended = serving.as_mut() => ended,

@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Word(&'static [&'static str]),
     /// Whole numbers.
     Wholes,
+    /// An object with any names, each with a text.
+    Texts,
     /// Objects with these members.
     Objects(&'static [Member]),
 }
@@ -76,6 +78,9 @@ fn in_value(value: &Value, at: &str, kind: Kind) -> Option<String> {
         (Kind::Bool, Value::Bool(_)) | (Kind::Text, Value::String(_)) => true,
         (Kind::Word(words), Value::String(text)) => words.contains(&text.as_str()),
         (Kind::Wholes, Value::Array(items)) => return in_items(items, at, Kind::Whole),
+        (Kind::Texts, Value::Object(object)) => {
+            return object.iter().find_map(|(name, text)| in_value(text, &format!("{at}.{}", cut(name)), Kind::Text));
+        }
         (Kind::Objects(_), Value::Array(items)) => return in_items(items, at, kind),
         _ => false,
     };
@@ -103,6 +108,7 @@ impl Kind {
             Self::Text => "a string".to_owned(),
             Self::Word(words) => format!("one of \"{}\"", words.join("\", \"")),
             Self::Wholes => "a list of whole numbers".to_owned(),
+            Self::Texts => "an object of strings".to_owned(),
             Self::Objects(members) => format!("a list of objects with {}", names(members)),
         }
     }
@@ -138,6 +144,7 @@ mod tests {
         optional("max", Kind::Whole),
         optional("all", Kind::Bool),
         optional("positions", Kind::Wholes),
+        optional("attributes", Kind::Texts),
         optional(
             "leases",
             Kind::Objects(&[required("token", Kind::Text), optional("as", Kind::Word(&["one", "two"]))]),
@@ -149,7 +156,7 @@ mod tests {
         let check = |body: Value, expected: &str| {
             assert_eq!(difference(&body, MEMBERS).as_deref(), Some(expected), "{body}");
         };
-        let members = "'max', 'all', 'positions', 'leases'";
+        let members = "'max', 'all', 'positions', 'attributes', 'leases'";
         check(json!([1]), &format!("the body is a list; an object is expected, with {members}"));
         check(json!("x"), &format!("the body is the string \"x\"; an object is expected, with {members}"));
         check(json!({"maxx": 1}), &format!("'maxx' is unknown (did you mean 'max'?); known are {members}"));
@@ -159,6 +166,8 @@ mod tests {
         check(json!({"all": 1}), "'all' is 1; true or false is expected");
         check(json!({"positions": 7}), "'positions' is 7; a list of whole numbers is expected");
         check(json!({"positions": [7, "8"]}), "'positions[1]' is the string \"8\"; a whole number from 0 is expected");
+        check(json!({"attributes": "a"}), "'attributes' is the string \"a\"; an object of strings is expected");
+        check(json!({"attributes": {"a": "1", "b": 2}}), "'attributes.b' is 2; a string is expected");
         check(json!({"leases": {}}), "'leases' is an object; a list of objects with 'token', 'as' is expected");
         check(json!({"leases": ["t"]}), "'leases[0]' is the string \"t\"; an object is expected, with 'token', 'as'");
         check(json!({"leases": [{"token": "t"}, {}]}), "'leases[1].token' is missing; a string is expected");

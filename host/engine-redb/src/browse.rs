@@ -1,7 +1,9 @@
 //! Pages of a queue, read from a snapshot on the caller's side: the writer only makes the snapshot.
 
 use pelton_core::clock::WallMs;
-use pelton_core::engine::{Attempt, Browse, DeadLetter, EntryId, Page, Position, RequestError, Stored};
+use pelton_core::engine::{
+    Attempt, Browse, DeadLetter, EngineError, EntryId, Page, Position, QueueId, RequestError, Stored,
+};
 use pelton_core::name::QueueName;
 use redb::{ReadOnlyTable, ReadTransaction};
 
@@ -10,8 +12,8 @@ use crate::cursor::After;
 use crate::failure::Failure;
 use crate::history;
 use crate::row::{Row, decode_message};
-use crate::store::Reader;
-use crate::tables::{ATTEMPTS, HELD, RANK};
+use crate::store::{Place, Reader, find, walk};
+use crate::tables::ATTEMPTS;
 
 /// Most messages on one page, whatever was asked for.
 const PAGE_MAX: usize = 1000;
@@ -47,39 +49,55 @@ impl Snapshot {
         self.read(what, start, page_bytes).map_err(|failure| failure.undone().into())
     }
 
+    /// The message at a position, if it is ready or held, as it is shown on a page.
+    ///
+    /// # Errors
+    /// As of [`page`](Self::page).
+    pub fn message(&self, queue: QueueId, position: Position) -> Result<Option<Stored>, EngineError> {
+        self.read_one(queue.0, position.0).map_err(|failure| failure.undone())
+    }
+
+    /// The transaction itself, for who copies all of it.
+    pub(crate) fn into_transaction(self) -> ReadTransaction {
+        self.txn
+    }
+
+    fn read_one(&self, queue: u32, position: u64) -> Result<Option<Stored>, Failure> {
+        let mut pages = self.pages()?;
+        if let Some((place, row)) = find(&pages.reader, queue, position)? {
+            pages.push(place, &row)?;
+            return Ok(pages.items.pop());
+        }
+        let reader = Reader::of(&self.txn)?;
+        walk(&reader, queue, After::START_OF_PARKED, |place, _, row| {
+            let parked = matches!(place, Place::Parked { .. });
+            if parked && place.position() == position {
+                pages.push(place, row)?;
+            }
+            Ok(parked && pages.items.is_empty())
+        })?;
+        Ok(pages.items.pop())
+    }
+
+    fn pages(&self) -> Result<Pages<'_>, Failure> {
+        let (reader, attempts) = (Reader::of(&self.txn)?, self.txn.open_table(ATTEMPTS)?);
+        Ok(Pages { reader, attempts, names: &self.names, items: Vec::new(), bytes: 0 })
+    }
+
     fn read(&self, what: &Browse, start: After, page_bytes: usize) -> Result<Page, Failure> {
         let (queue, max) = (what.queue.0, what.max.clamp(1, PAGE_MAX));
-        let mut pages = Pages {
-            reader: Reader::of(&self.txn)?,
-            attempts: self.txn.open_table(ATTEMPTS)?,
-            names: &self.names,
-            items: Vec::new(),
-            bytes: 0,
-        };
-        let mut after = start;
-        if let After::Ready { position } = after {
-            for row in pages.reader.ready.range((queue, RANK, position.saturating_add(1))..=(queue, RANK, u64::MAX))? {
-                if pages.is_full(max, page_bytes) {
-                    return Ok(Page { items: pages.items, next: Some(after.to_cursor()) });
-                }
-                let (key, value) = row?;
-                let position = key.value().2;
-                pages.push(position, None, value.value())?;
-                after = After::Ready { position };
-            }
-            after = After::START_OF_DUE;
-        }
-        let After::Due { due, position } = after else { return Ok(Page::default()) };
-        for row in pages.reader.due.range((queue, due, position.saturating_add(1))..=(queue, HELD, u64::MAX))? {
+        let mut pages = self.pages()?;
+        let reader = Reader::of(&self.txn)?;
+        let mut last = start;
+        let ended = walk(&reader, queue, start, |place, after, row| {
             if pages.is_full(max, page_bytes) {
-                return Ok(Page { items: pages.items, next: Some(after.to_cursor()) });
+                return Ok(false);
             }
-            let (key, value) = row?;
-            let (_, due, position) = key.value();
-            pages.push(position, Some(WallMs(due)), value.value())?;
-            after = After::Due { due, position };
-        }
-        Ok(Page { items: pages.items, next: None })
+            pages.push(place, row)?;
+            last = after;
+            Ok(true)
+        })?;
+        Ok(Page { items: pages.items, next: (!ended).then(|| last.to_cursor()) })
     }
 }
 
@@ -88,7 +106,9 @@ impl Pages<'_> {
         self.items.len() >= max || !self.items.is_empty() && self.bytes >= page_bytes
     }
 
-    fn push(&mut self, position: u64, due: Option<WallMs>, bytes: &[u8]) -> Result<(), Failure> {
+    fn push(&mut self, place: Place, bytes: &[u8]) -> Result<(), Failure> {
+        let position = place.position();
+        let due = if let Place::Due { due, .. } = place { Some(WallMs(due)) } else { None };
         let row = Row::parse(bytes)?;
         let entry = self.reader.entry(position, bytes)?;
         self.bytes += entry.content.bytes();
@@ -106,8 +126,8 @@ impl Pages<'_> {
             attempts: row.attempts(),
             accepted: row.accepted(),
             due,
-            expires: None,
-            priority: 4,
+            expires: row.expires(),
+            priority: row.priority(),
             leased: false,
             dead: dead.transpose()?,
             history: if row.history() > 0 { self.history(row.entry())? } else { Vec::new() },

@@ -5,14 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use pelton_core::clock::{Monotonic, WallMs};
 use pelton_core::engine::{
-    Appended, Bulk, Defined, Definitions, EngineError, EntryId, LeaseRequest, LeaseToken, Leased, Place, Position,
+    Appended, Bulk, Defined, Definitions, EngineError, EntryId, LeaseRequest, LeaseToken, Leased, Lost, Pausable, Place,
     Progress, QueueId, RequestError, SettleError,
 };
 use pelton_core::message::Message;
 use pelton_core::name::Topic;
 
 use crate::browse::Snapshot;
-use crate::prepare::{PreparedEntries, PreparedSettlement};
+use crate::prepare::{PreparedAppend, PreparedSettlement};
 use crate::row::{Row, decode_message};
 
 /// The moment that a batch is applied at.
@@ -43,7 +43,7 @@ pub struct Command<T> {
 #[derive(Debug)]
 pub enum Request {
     /// Store all of these or none: [`Reply::Appended`], once durable.
-    Append(PreparedEntries),
+    Append(PreparedAppend),
     /// Lease messages: [`Reply::Leased`].
     Lease(LeaseRequest),
     /// Prolong leases: [`Reply::Extended`].
@@ -56,8 +56,12 @@ pub enum Request {
     Define(Definitions),
     /// One step of a bulk change: [`Reply::Progress`], once durable.
     Bulk(Bulk),
-    /// A view of what is committed, for browsing a queue: [`Reply::Snapshot`].
-    Snapshot(QueueId),
+    /// Pause or resume something: [`Reply::Paused`], once durable.
+    Pause(Pausable, bool),
+    /// Count deliveries that ended with their process: [`Reply::Lost`], once durable.
+    Lost(Vec<Lost>),
+    /// A view of what is committed, for browsing a queue, or for all of it: [`Reply::Snapshot`].
+    Snapshot(Option<QueueId>),
     /// Which of these are leased: [`Reply::Held`].
     Held(Vec<EntryId>),
 }
@@ -71,12 +75,13 @@ impl Request {
     /// Roughly how many messages it is about: what bounds a batch.
     pub(crate) fn messages(&self) -> usize {
         match self {
-            Self::Append(entries) => entries.len(),
+            Self::Append(append) => append.len(),
             Self::Settle(batch) => batch.len(),
             Self::Release(leases) => leases.len(),
             Self::Extend(leases) => leases.len(),
             Self::Bulk(bulk) => bulk.max,
-            Self::Lease(_) | Self::Define(_) | Self::Snapshot(_) | Self::Held(_) => 1,
+            Self::Lost(lost) => lost.len(),
+            Self::Lease(_) | Self::Define(_) | Self::Snapshot(_) | Self::Held(_) | Self::Pause(..) => 1,
         }
     }
 
@@ -91,6 +96,8 @@ impl Request {
             Self::Settle(batch) => Reply::Settled(batch.iter().map(|_| Err(error().into())).collect()),
             Self::Define(_) => Reply::Defined(Err(error())),
             Self::Bulk(_) => Reply::Progress(Err(error().into())),
+            Self::Pause(..) => Reply::Paused(Err(error().into())),
+            Self::Lost(_) => Reply::Lost(Err(error())),
             Self::Snapshot(_) => Reply::Snapshot(Err(error().into())),
             Self::Held(entries) => Reply::Held(vec![false; entries.len()]),
         }
@@ -114,6 +121,10 @@ pub enum Reply {
     Defined(Result<Defined, EngineError>),
     /// How far the step came.
     Progress(Result<Progress, RequestError>),
+    /// Whether it is so now.
+    Paused(Result<(), RequestError>),
+    /// How many were there.
+    Lost(Result<u64, EngineError>),
     /// Drop it before the call returns: it pins pages.
     Snapshot(Result<Snapshot, RequestError>),
     /// In the order of the request.
@@ -126,6 +137,9 @@ pub struct Grant {
     pub(crate) token: LeaseToken,
     pub(crate) hops: u8,
     pub(crate) accepted: WallMs,
+    pub(crate) place: Place,
+    pub(crate) key: Option<u64>,
+    pub(crate) alone: bool,
     pub(crate) content: Content,
 }
 
@@ -171,9 +185,8 @@ impl Grant {
     /// # Errors
     /// [`EngineError::Corrupt`] when the stored bytes are not a message.
     pub fn open(self) -> Result<Leased, EngineError> {
-        let Self { token, hops, accepted, content } = self;
+        let Self { token, hops, accepted, place, key, alone, content } = self;
         let (topic, message) = content.open()?;
-        let place = Place { position: Position(0), detail: 0, kind: 0 };
-        Ok(Leased { token, topic, message, hops, accepted, place, key: None, alone: false })
+        Ok(Leased { token, topic, message, hops, accepted, place, key, alone })
     }
 }

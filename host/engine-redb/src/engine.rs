@@ -20,9 +20,11 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::browse::Snapshot;
 use crate::command::{Command, Grant, Reply, Request};
+use crate::hash::Secret;
+use crate::format::Identity;
 use crate::open::{Disk, FileDisk, OpenError};
 use crate::panics;
-use crate::prepare::{PreparedSettlement, prepare, prepare_settlement};
+use crate::prepare::{PreparedSettlement, prepare_append, prepare_settlement};
 use crate::store::Store;
 use crate::tuning::Tuning;
 use crate::writer::{Address, Board, Message, Outlets, Writer};
@@ -44,7 +46,9 @@ pub struct OpenOptions {
 /// Messages in a redb file.
 pub struct RedbEngine {
     id: StoreId,
-    tuning: Tuning,
+    secret: Secret,
+    pub(crate) tuning: Tuning,
+    pub(crate) file: PathBuf,
     sender: mpsc::Sender<Message>,
     /// Bytes of appends that may yet be sent; a permit is a byte.
     room: Semaphore,
@@ -75,16 +79,8 @@ fn unanswered(reply: Result<Reply, EngineError>) -> EngineError {
     reply.err().unwrap_or(EngineError::Unknown)
 }
 
-const GUARANTEES: Guarantees = Guarantees {
-    longest_delay: Duration::ZERO,
-    expiry: false,
-    priorities: false,
-    key_order: false,
-    dedup: false,
-    exact_bounds: false,
-    schedules: false,
-    ..Guarantees::ALL
-};
+/// What this engine promises: all that there is.
+pub const GUARANTEES: Guarantees = Guarantees::ALL;
 
 impl RedbEngine {
     /// Opens the data folder and starts the writer's thread.
@@ -92,8 +88,8 @@ impl RedbEngine {
     /// # Errors
     /// [`OpenError`], which names the place and the remedy.
     pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
-        let store_id = fastrand::Rng::with_seed(options.seed).u64(..);
-        let disk = FileDisk::take(&options.dir, store_id)?;
+        let identity = Identity::draw(&mut fastrand::Rng::with_seed(options.seed));
+        let disk = FileDisk::take(&options.dir, &identity, options.tuning.reserve_bytes)?;
         Self::open_on(Box::new(disk), options)
     }
 
@@ -103,9 +99,9 @@ impl RedbEngine {
     /// As [`open`](Self::open).
     pub fn open_on(disk: Box<dyn Disk>, options: OpenOptions) -> Result<Self, OpenError> {
         let OpenOptions { dir: _, clock, metrics, tuning, seed } = options;
-        let path = disk.path().to_owned();
+        let file = disk.path().to_owned();
         let store = Store::open(disk, tuning.clone(), seed)?;
-        let id = store.id();
+        let (id, secret) = (store.id(), store.secret());
         let (sender, receiver) = mpsc::channel();
         let board = Arc::new(Board::default());
         let (health_sender, health) = watch::channel(Health::Ready);
@@ -115,9 +111,9 @@ impl RedbEngine {
         let thread = std::thread::Builder::new()
             .name("pelton-writer".to_owned())
             .spawn(move || writer.run())
-            .map_err(|error| OpenError::Io { file: path, reason: format!("no thread for the writer: {error}") })?;
+            .map_err(|error| OpenError::Io { file: file.clone(), reason: format!("no thread for the writer: {error}") })?;
         let room = Semaphore::new(tuning.backlog_bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize)));
-        Ok(Self { id, tuning, sender, room, board, health, end, thread: Mutex::new(Some(thread)) })
+        Ok(Self { id, secret, tuning, file, sender, room, board, health, end, thread: Mutex::new(Some(thread)) })
     }
 
     /// Makes the writer look at its clock now, rather than within a [`Tuning::tick`]: for clocks that tests move.
@@ -139,13 +135,13 @@ impl RedbEngine {
     }
 
     async fn append_prepared(&self, append: Append) -> Result<Appended, RequestError> {
-        let entries = prepare(append.entries, &self.tuning);
-        let bytes = entries.bytes().clamp(1, self.tuning.backlog_bytes.max(1));
+        let append = prepare_append(append, &self.tuning, &self.secret);
+        let bytes = append.bytes().clamp(1, self.tuning.backlog_bytes.max(1));
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
         let Ok(_room) = self.room.acquire_many(permits).await else {
             return Err(EngineError::Unavailable.into());
         };
-        match self.ask(Request::Append(entries)).await {
+        match self.ask(Request::Append(append)).await {
             Ok(Reply::Appended(result)) => result,
             other => Err(unanswered(other).into()),
         }
@@ -161,23 +157,33 @@ impl RedbEngine {
     }
 
     async fn browse_page(&self, what: Browse) -> Result<Page, RequestError> {
-        let snapshot: Snapshot = match self.ask(Request::Snapshot(what.queue)).await {
-            Ok(Reply::Snapshot(snapshot)) => snapshot?,
-            other => return Err(unanswered(other).into()),
-        };
+        let snapshot = self.snapshot(Some(what.queue)).await?;
         let page_bytes = self.tuning.page_bytes;
-        let read = tokio::task::spawn_blocking(move || snapshot.page(&what, page_bytes));
-        let mut page = read.await.map_err(|error| match error.try_into_panic() {
-            Ok(panic) => {
-                EngineError::Corrupt(format!("redb can't read a page of the queue: {}", panics::text(&*panic)))
-            }
-            Err(_cancelled) => EngineError::Unavailable,
-        })??;
-        let entries: Vec<EntryId> = page.items.iter().map(|item| item.entry).collect();
-        if let Ok(Reply::Held(held)) = self.ask(Request::Held(entries)).await {
-            page.items.iter_mut().zip(held).for_each(|(item, held)| item.leased = held);
-        }
+        let mut page = aside(move || snapshot.page(&what, page_bytes)).await??;
+        self.mark_leased(&mut page.items).await;
         Ok(page)
+    }
+
+    async fn read_message(&self, queue: QueueId, position: Position) -> Result<Option<Stored>, RequestError> {
+        let snapshot = self.snapshot(Some(queue)).await?;
+        let mut message = aside(move || snapshot.message(queue, position)).await??;
+        self.mark_leased(message.as_mut_slice()).await;
+        Ok(message)
+    }
+
+    /// A view of what is committed; it pins pages as long as it lives.
+    pub(crate) async fn snapshot(&self, queue: Option<QueueId>) -> Result<Snapshot, RequestError> {
+        match self.ask(Request::Snapshot(queue)).await {
+            Ok(Reply::Snapshot(snapshot)) => snapshot,
+            other => Err(unanswered(other).into()),
+        }
+    }
+
+    async fn mark_leased(&self, items: &mut [Stored]) {
+        let entries: Vec<EntryId> = items.iter().map(|item| item.entry).collect();
+        if let Ok(Reply::Held(held)) = self.ask(Request::Held(entries)).await {
+            items.iter_mut().zip(held).for_each(|(item, held)| item.leased = held);
+        }
     }
 
     fn join(&self) {
@@ -188,6 +194,14 @@ impl RedbEngine {
             tracing::error!("The writer's thread panicked.");
         }
     }
+}
+
+/// Does `work`, which waits for the disk, on a thread that may wait. A panic of redb means that the file is damaged.
+async fn aside<V: Send + 'static>(work: impl FnOnce() -> V + Send + 'static) -> Result<V, EngineError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => EngineError::Corrupt(format!("redb can't read the queue: {}", panics::text(&*panic))),
+        Err(_cancelled) => EngineError::Unavailable,
+    })
 }
 
 /// A reply on its way. Leases in it that nobody takes are given back.
@@ -262,7 +276,7 @@ impl Engine for RedbEngine {
     fn settle(&self, batch: Vec<Settlement>) -> Fut<'static, Vec<Result<(), SettleError>>> {
         let count = batch.len();
         let batch: Vec<PreparedSettlement> =
-            batch.into_iter().map(|settlement| prepare_settlement(settlement, &self.tuning)).collect();
+            batch.into_iter().map(|settlement| prepare_settlement(settlement, &self.tuning, &self.secret)).collect();
         let receiver = self.send(Request::Settle(batch));
         let end = Arc::clone(&self.end);
         Box::pin(async move {
@@ -286,16 +300,26 @@ impl Engine for RedbEngine {
         })
     }
 
-    fn read(&self, _queue: QueueId, _position: Position) -> Fut<'_, Result<Option<Stored>, RequestError>> {
-        Box::pin(std::future::ready(Ok(None)))
+    fn read(&self, queue: QueueId, position: Position) -> Fut<'_, Result<Option<Stored>, RequestError>> {
+        Box::pin(self.read_message(queue, position))
     }
 
-    fn pause(&self, _what: Pausable, _paused: bool) -> Fut<'_, Result<(), RequestError>> {
-        Box::pin(std::future::ready(Ok(())))
+    fn pause(&self, what: Pausable, paused: bool) -> Fut<'_, Result<(), RequestError>> {
+        Box::pin(async move {
+            match self.ask(Request::Pause(what, paused)).await {
+                Ok(Reply::Paused(result)) => result,
+                other => Err(unanswered(other).into()),
+            }
+        })
     }
 
-    fn lost(&self, _lost: Vec<Lost>) -> Fut<'_, Result<u64, EngineError>> {
-        Box::pin(std::future::ready(Ok(0)))
+    fn lost(&self, lost: Vec<Lost>) -> Fut<'_, Result<u64, EngineError>> {
+        Box::pin(async move {
+            match self.ask(Request::Lost(lost)).await {
+                Ok(Reply::Lost(result)) => result,
+                other => Err(unanswered(other)),
+            }
+        })
     }
 
     fn counts(&self) -> Arc<Counts> {

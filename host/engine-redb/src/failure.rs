@@ -1,5 +1,7 @@
 //! What goes wrong beneath a store, reduced to what it has to do about it: reopen, or stop.
 
+use std::io::ErrorKind;
+
 use pelton_core::engine::EngineError;
 
 /// Why storage failed under a running store.
@@ -8,6 +10,9 @@ pub(crate) enum Failure {
     /// The disk or the operating system: reopening may help.
     #[error("{0}")]
     Io(String),
+    /// The disk is full: giving up the reserve and reopening may help.
+    #[error("{0}")]
+    Full(String),
     /// What was read can't be: nobody should go on.
     #[error("{0}")]
     Damaged(String),
@@ -17,8 +22,17 @@ impl Failure {
     /// What the caller is told when nothing of its request was done.
     pub(crate) fn undone(&self) -> EngineError {
         match self {
-            Self::Io(_) => EngineError::Unavailable,
+            Self::Io(_) | Self::Full(_) => EngineError::Unavailable,
             Self::Damaged(what) => EngineError::Corrupt(what.clone()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
+            _ => Self::Io(error.to_string()),
         }
     }
 }
@@ -27,6 +41,7 @@ impl From<redb::StorageError> for Failure {
     fn from(error: redb::StorageError) -> Self {
         match error {
             redb::StorageError::Corrupted(what) => Self::Damaged(what),
+            redb::StorageError::Io(error) => error.into(),
             other => Self::Io(other.to_string()),
         }
     }

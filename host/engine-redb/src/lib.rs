@@ -7,18 +7,28 @@
 //! Deliberately absent: locks inside the store, clocks, randomness that was not injected, scans on a hot path or at
 //! start.
 
+mod backup;
 mod browse;
 mod command;
 mod cursor;
+mod dump;
 mod engine;
 mod failure;
+mod folder;
+mod format;
+mod hash;
 mod history;
 mod lines;
 mod open;
 mod panics;
 mod prepare;
+mod readonly;
 mod records;
+mod report;
+mod reserve;
+mod restore;
 mod row;
+mod space;
 mod store;
 mod tables;
 mod tuning;
@@ -30,9 +40,19 @@ mod simulation;
 
 pub use browse::Snapshot;
 pub use command::{Command, Grant, Now, Reply, Request, Ticket};
-pub use engine::{OpenOptions, RedbEngine};
-pub use open::{DATA_FILE, Disk, FORMAT_VERSION, FileDisk, LOCK_FILE, OpenError};
-pub use prepare::{PreparedEntries, PreparedSettlement, prepare, prepare_settlement};
+pub use dump::{ExportError, Exported, ImportError, ImportOptions, Imported, export, import};
+pub use engine::{GUARANTEES, OpenOptions, RedbEngine};
+pub use folder::{DATA_FILE, LOCK_FILE};
+pub use format::{FORMAT_VERSION, Identity};
+pub use open::{Disk, FileDisk, OpenError};
+pub use hash::Secret;
+pub use prepare::{
+    PreparedAppend, PreparedEntries, PreparedSettlement, prepare, prepare_append, prepare_settlement,
+};
+pub use report::{OnWork, QueueReport, Report, Work, report};
+pub use reserve::RESERVE_FILE;
+pub use restore::{RestoreError, restore};
+pub use space::Space;
 pub use store::{Store, Tally};
 pub use tuning::Tuning;
 pub use verify::{Summary, verify};

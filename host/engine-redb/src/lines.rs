@@ -56,7 +56,7 @@ impl<T> Lines<T> {
     pub(crate) fn push(&mut self, command: Command<T>) {
         self.writes += usize::from(command.request.is_write());
         let with_appends = match &command.request {
-            Request::Append(_) | Request::Bulk(_) | Request::Define(_) => true,
+            Request::Append(_) | Request::Bulk(_) | Request::Define(_) | Request::Pause(..) | Request::Lost(_) => true,
             Request::Lease(want) => want.wait.is_zero(),
             Request::Settle(_) | Request::Release(_) | Request::Extend(_) | Request::Snapshot(_) | Request::Held(_) => {
                 false
@@ -111,7 +111,7 @@ mod tests {
     use pelton_core::engine::{EntryId, LeaseRequest, LeaseToken, QueueId};
 
     use super::*;
-    use crate::prepare::PreparedEntries;
+    use crate::prepare::PreparedAppend;
 
     fn lease(wait_ms: u64) -> Request {
         let wait = Duration::from_millis(wait_ms);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     fn append() -> Request {
-        Request::Append(PreparedEntries::default())
+        Request::Append(PreparedAppend::default())
     }
 
     fn small(batch_messages: usize, batch_commands: usize) -> Tuning {

@@ -1,29 +1,16 @@
-//! Opening the data folder: who may have it, whether the file in it is ours, and errors that say what to do.
-//!
-//! The folder holds [`DATA_FILE`] and [`LOCK_FILE`], which is locked as long as an engine lives, also while it reopens its
-//! file after a failure. A new data file is built under another name and renamed when it is whole, so that a crash while
-//! creating it leaves nothing that looks like data.
+//! Opening a store: where its file lies, and errors that say what to do.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError, TableHandle, WriteTransaction};
+use redb::{Builder, Database, DatabaseError, StorageError};
 
 use crate::failure::Failure;
-use crate::records::Global;
-use crate::tables::{ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, DUE, META, NAMES, READY};
-
-/// The data file's name in its folder.
-pub const DATA_FILE: &str = "pelton.redb";
-/// The lock's name in its folder. The file is empty; what counts is who holds a lock on it.
-pub const LOCK_FILE: &str = "pelton.lock";
-/// The version of the file's format that this program writes.
-pub const FORMAT_VERSION: u64 = 1;
-
-const NEW_FILE: &str = "pelton.redb.new";
-const MAGIC: &[u8; 4] = b"redb";
+use crate::folder::{Folder, holds_redb_file};
+use crate::format::{Identity, initialise};
+use crate::reserve::{Reserve, taken};
+use crate::space::Space;
 
 /// Why a data folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +53,22 @@ pub enum OpenError {
         /// What it is instead.
         reason: String,
     },
+    /// There is no data.
+    #[error("there is no data file '{}'; name a folder that a broker has run on, or a file", .file.display())]
+    Missing {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The file was written by an older version of this program, whose format is not read any more.
+    #[error("'{}' has format {found}, and this version of pelton reads {known}; export it with the older version that wrote it and import that", .file.display())]
+    Older {
+        /// The file.
+        file: PathBuf,
+        /// Its format.
+        found: u64,
+        /// The format that is known here.
+        known: u64,
+    },
     /// The file was written by a newer version of this program.
     #[error("'{}' has format {found}, and this version of pelton knows {known} at most; use the newer version that wrote it", .file.display())]
     Newer {
@@ -101,7 +104,11 @@ impl OpenError {
         matches!(self, Self::Io { .. } | Self::InUse { .. } | Self::ReadOnly { .. })
     }
 
-    fn from_io(path: &Path, error: &io::Error) -> Self {
+    pub(crate) fn not_ours(file: &Path, reason: &str) -> Self {
+        Self::NotOurs { file: file.to_owned(), reason: reason.to_owned() }
+    }
+
+    pub(crate) fn from_io(path: &Path, error: &io::Error) -> Self {
         let (path, reason) = (path.to_owned(), error.to_string());
         match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path, reason },
@@ -125,7 +132,7 @@ impl OpenError {
     pub(crate) fn from_failure(file: &Path, failure: Failure) -> Self {
         let file = file.to_owned();
         match failure {
-            Failure::Io(reason) => Self::Io { file, reason },
+            Failure::Io(reason) | Failure::Full(reason) => Self::Io { file, reason },
             Failure::Damaged(reason) => Self::Damaged { file, reason },
         }
     }
@@ -142,50 +149,47 @@ pub trait Disk: Send {
     fn bytes(&self) -> u64;
     /// Its name in errors.
     fn path(&self) -> &Path;
+    /// How much room there is; none where that is unknown. A question to the system.
+    fn space(&self) -> Option<Space> {
+        None
+    }
+    /// Gives up what is kept in reserve for when the disk is full; whether there was any.
+    fn release_reserve(&mut self) -> bool {
+        false
+    }
+    /// Builds the reserve where it is not there and there is room for it. Costs nothing where it is there.
+    fn keep_reserve(&mut self) {}
 }
 
-/// A data folder that this process has to itself.
+/// The data file of a folder that this process has to itself.
 #[derive(Debug)]
 pub struct FileDisk {
+    folder: Folder,
     file: PathBuf,
+    reserve: Reserve,
     opened_before: bool,
-    _lock: File,
 }
 
 impl FileDisk {
-    /// Takes `dir`: creates it (mode 0700) and an empty data file where there are none, and locks it until dropped.
+    /// Takes `dir`: creates it (mode 0700) and an empty data file where there are none, and locks it until dropped. A
+    /// reserve of `reserve_bytes` is built where there is room.
     ///
-    /// `store_id` is what a new store is called by.
+    /// `identity` is what a new store gets.
     ///
     /// # Errors
-    /// Any [`OpenError`] but [`OpenError::Newer`], which is for who opens the database.
-    pub fn take(dir: &Path, store_id: u64) -> Result<Self, OpenError> {
-        let not_created = |error: io::Error| match in_the_way(dir) {
-            Some(file) => OpenError::NotAFolder { dir: dir.to_owned(), file },
-            None => OpenError::NotCreated { dir: dir.to_owned(), reason: error.to_string() },
-        };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(not_created)?;
-        let lock_path = dir.join(LOCK_FILE);
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(|error| OpenError::from_io(&lock_path, &error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { dir: dir.to_owned() }),
-            Err(TryLockError::Error(error)) => return Err(OpenError::from_io(&lock_path, &error)),
-        }
-        let file = dir.join(DATA_FILE);
+    /// Any [`OpenError`] but [`OpenError::Newer`] and [`OpenError::Older`], which are for who opens the database.
+    pub fn take(dir: &Path, identity: &Identity, reserve_bytes: u64) -> Result<Self, OpenError> {
+        let folder = Folder::take(dir)?;
+        let file = folder.data_file();
         if !holds_redb_file(&file)? {
-            create(dir, &file, store_id)?;
+            create(&folder, identity)?;
         }
-        Ok(Self { file, opened_before: false, _lock: lock })
+        let reserve = Reserve::new(dir, reserve_bytes);
+        let mut disk = Self { folder, file, reserve, opened_before: false };
+        disk.keep_reserve();
+        Ok(disk)
     }
-}
 
-impl FileDisk {
     /// Has the system drop what it caches of the file. After a sync failed, Linux keeps the pages that it could not write
     /// and calls them clean: what is read must be what is on the disk, or the next power loss takes it away.
     fn forget_cached(&self) -> io::Result<()> {
@@ -205,101 +209,36 @@ impl Disk for FileDisk {
     }
 
     fn bytes(&self) -> u64 {
-        fs::metadata(&self.file).map_or(0, |metadata| metadata.len())
+        std::fs::metadata(&self.file).map_or(0, |metadata| metadata.len())
     }
 
     fn path(&self) -> &Path {
         &self.file
     }
-}
 
-/// What stands where `dir` or a folder above it should, and is none.
-fn in_the_way(dir: &Path) -> Option<PathBuf> {
-    // The nearest that exists; where a file is above, the system finds nothing below it.
-    let nearest = dir.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
-    nearest.filter(|(_, metadata)| !metadata.is_dir()).map(|(path, _)| path.to_owned())
-}
+    fn space(&self) -> Option<Space> {
+        Some(Space { free: free_bytes(self.folder.dir())?, file: taken(&self.file) })
+    }
 
-/// Whether there is a data file; an empty one counts as none.
-fn holds_redb_file(path: &Path) -> Result<bool, OpenError> {
-    let mut file = match File::options().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(OpenError::from_io(path, &error)),
-    };
-    let mut start = Vec::new();
-    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut start).map_err(|error| OpenError::from_io(path, &error))?;
-    match start.as_slice() {
-        [] => Ok(false),
-        start if start == MAGIC => Ok(true),
-        _ => Err(OpenError::NotOurs { file: path.to_owned(), reason: "it does not start as a redb file does".into() }),
+    fn release_reserve(&mut self) -> bool {
+        self.reserve.release()
+    }
+
+    fn keep_reserve(&mut self) {
+        self.reserve.keep(|| free_bytes(self.folder.dir()));
     }
 }
 
-fn create(dir: &Path, file: &Path, store_id: u64) -> Result<(), OpenError> {
-    let new = dir.join(NEW_FILE);
-    let io = |error: io::Error| OpenError::from_io(&new, &error);
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
-    }
+/// What the file system of `dir` has to give to this user; none where it does not say.
+pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
+    let stats = rustix::fs::statvfs(dir).ok()?;
+    Some(stats.f_bavail.saturating_mul(stats.f_frsize))
+}
+
+fn create(folder: &Folder, identity: &Identity) -> Result<(), OpenError> {
+    let new = folder.new_file();
     let database = Builder::new().create(&new).map_err(|error| OpenError::from_redb(&new, error))?;
-    initialise(&database, store_id).map_err(|failure| OpenError::from_failure(&new, failure))?;
+    initialise(&database, identity).map_err(|failure| OpenError::from_failure(&new, failure))?;
     drop(database);
-    fs::rename(&new, file).map_err(io)?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
-}
-
-/// Makes an empty database ours: all tables, the format and the store's id.
-pub(crate) fn initialise(database: &Database, store_id: u64) -> Result<(), Failure> {
-    let txn = database.begin_write()?;
-    initialise_tables(&txn, store_id)?;
-    txn.commit()?;
-    Ok(())
-}
-
-fn initialise_tables(txn: &WriteTransaction, store_id: u64) -> Result<(), Failure> {
-    txn.open_table(READY)?;
-    txn.open_table(DUE)?;
-    txn.open_table(BODIES)?;
-    txn.open_table(BODY_REFS)?;
-    txn.open_table(ATTEMPTS)?;
-    txn.open_table(NAMES)?;
-    let global = Global { next_position: 1, epoch: 0, commit: 0, next_queue: 0 };
-    txn.open_table(COUNTERS)?.insert((COUNTERS_GLOBAL, 0), &global.encode()[..])?;
-    let mut meta = txn.open_table(META)?;
-    meta.insert("store", store_id)?;
-    meta.insert("format", FORMAT_VERSION)?;
-    Ok(())
-}
-
-/// Checks that `database` is ours and of a format that is known; one without any table becomes ours.
-///
-/// Returns the store's id.
-pub(crate) fn check_format(database: &Database, path: &Path, new_store_id: u64) -> Result<u64, OpenError> {
-    let failed = |failure: Failure| OpenError::from_failure(path, failure);
-    let meta = |key: &str| -> Result<Option<u64>, Failure> {
-        let txn = database.begin_read()?;
-        Ok(txn.open_table(META)?.get(key)?.map(|value| value.value()))
-    };
-    let tables = table_names(database).map_err(failed)?;
-    if tables.is_empty() {
-        initialise(database, new_store_id).map_err(failed)?;
-    } else if !tables.iter().any(|name| name == META.name()) {
-        let reason = "it is the redb file of another program".to_owned();
-        return Err(OpenError::NotOurs { file: path.to_owned(), reason });
-    }
-    match meta("format").map_err(failed)? {
-        Some(FORMAT_VERSION) => {}
-        Some(found) if found > FORMAT_VERSION => {
-            return Err(OpenError::Newer { file: path.to_owned(), found, known: FORMAT_VERSION });
-        }
-        _ => return Err(failed(Failure::Damaged("its format is not recorded".to_owned()))),
-    }
-    meta("store").map_err(failed)?.ok_or_else(|| failed(Failure::Damaged("its id is not recorded".to_owned())))
-}
-
-fn table_names(database: &Database) -> Result<Vec<String>, Failure> {
-    let txn = database.begin_read()?;
-    Ok(txn.list_tables()?.map(|table| table.name().to_owned()).collect())
+    folder.put_in_place()
 }

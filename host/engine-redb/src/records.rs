@@ -1,9 +1,15 @@
 //! The small records: a queue's counters, what is global, and a queue's name and settings. Each starts with a version.
 
+use std::time::Duration;
+
+use pelton_core::engine::{Bounds, Expired, Order, Overflow, QueueDefinition};
+use pelton_core::name::QueueName;
+use pelton_core::retry::{Backoff, RetryPolicy};
+use serde::{Deserialize, Serialize};
+
 use crate::failure::Failure;
 
-const VERSION: u8 = 1;
-const NO_QUEUE: u32 = u32::MAX;
+const VERSION: u8 = 2;
 
 /// What a queue holds on disk, leased messages among it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,8 +18,21 @@ pub(crate) struct Counters {
     pub(crate) ready: u64,
     /// Rows in `due`, held ones among them.
     pub(crate) due: u64,
+    /// Rows in `parked`.
+    pub(crate) parked: u64,
+    /// Rows in `retrying`: messages elsewhere that come before others of their key.
+    pub(crate) retrying: u64,
+    /// Of all messages, those that expire.
+    pub(crate) expiring: u64,
     /// Bytes of all these rows and of their bodies, shared ones counted in full.
     pub(crate) bytes: u64,
+}
+
+impl Counters {
+    /// Messages in all.
+    pub(crate) fn messages(self) -> u64 {
+        self.ready + self.due + self.parked
+    }
 }
 
 /// What the whole store must not forget.
@@ -29,12 +48,100 @@ pub(crate) struct Global {
     pub(crate) next_queue: u32,
 }
 
-/// A queue's id and settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A queue's id and settings, as they were last declared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NameRecord {
     pub(crate) id: u32,
     pub(crate) declared: bool,
+    pub(crate) paused: bool,
     pub(crate) dead_letter: Option<u32>,
+    pub(crate) settings: Settings,
+    /// Whether it ever kept priorities, so that its messages may have any rank.
+    pub(crate) ranked: bool,
+}
+
+/// What a queue was declared as. Its field names are those of broker.toml; what is missing is as if nothing were declared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct Settings {
+    pub(crate) max_attempts: u32,
+    pub(crate) max_age_ms: Option<u64>,
+    pub(crate) backoff_initial_ms: u64,
+    pub(crate) backoff_factor: f64,
+    pub(crate) backoff_max_ms: u64,
+    pub(crate) backoff_jitter: f64,
+    pub(crate) order_by_key: bool,
+    pub(crate) priority: bool,
+    pub(crate) max_messages: Option<u64>,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) overflow: StoredOverflow,
+    pub(crate) expired_dropped: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StoredOverflow {
+    #[default]
+    Refuse,
+    DropOldest,
+    DeadLetter,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let name = QueueName::new("default").expect("it is a queue's name");
+        Self::of(&QueueDefinition::new(name))
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Settings {
+    pub(crate) fn of(queue: &QueueDefinition) -> Self {
+        let RetryPolicy { max_attempts, max_age, backoff } = &queue.retry;
+        Self {
+            max_attempts: *max_attempts,
+            max_age_ms: max_age.map(ms),
+            backoff_initial_ms: ms(backoff.initial),
+            backoff_factor: backoff.factor,
+            backoff_max_ms: ms(backoff.max),
+            backoff_jitter: backoff.jitter,
+            order_by_key: queue.order == Order::Key,
+            priority: queue.priority,
+            max_messages: queue.bounds.messages_max,
+            max_bytes: queue.bounds.bytes_max,
+            overflow: match queue.bounds.overflow {
+                Overflow::Refuse => StoredOverflow::Refuse,
+                Overflow::DropOldest => StoredOverflow::DropOldest,
+                Overflow::DeadLetter => StoredOverflow::DeadLetter,
+            },
+            expired_dropped: queue.expired == Expired::Drop,
+        }
+    }
+
+    pub(crate) fn retry(&self) -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: self.max_attempts,
+            max_age: self.max_age_ms.map(Duration::from_millis),
+            backoff: Backoff {
+                initial: Duration::from_millis(self.backoff_initial_ms),
+                factor: self.backoff_factor,
+                max: Duration::from_millis(self.backoff_max_ms),
+                jitter: self.backoff_jitter,
+            },
+        }
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        let overflow = match self.overflow {
+            StoredOverflow::Refuse => Overflow::Refuse,
+            StoredOverflow::DropOldest => Overflow::DropOldest,
+            StoredOverflow::DeadLetter => Overflow::DeadLetter,
+        };
+        Bounds { messages_max: self.max_messages, bytes_max: self.max_bytes, overflow }
+    }
 }
 
 /// Reads fixed-width parts in order and checks at the end that nothing is missing or left over.
@@ -45,7 +152,7 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        match bytes.split_first() {
+        match unseal(bytes).and_then(<[u8]>::split_first) {
             Some((&VERSION, rest)) => Self { rest, complete: true },
             _ => Self { rest: &[], complete: false },
         }
@@ -78,29 +185,58 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Bytes of the checksum (CRC-32) that every record ends with.
+const SUM_BYTES: usize = 4;
+/// Bytes of encoded [`Counters`]: the version, six numbers, the checksum.
+const COUNTERS_BYTES: usize = 1 + 6 * 8 + SUM_BYTES;
+/// Bytes of encoded [`Global`]: the version, four numbers, the checksum.
+const GLOBAL_BYTES: usize = 1 + 3 * 8 + 4 + SUM_BYTES;
+
+/// Puts the checksum of a record behind it.
+fn seal<const N: usize>(bytes: &mut [u8; N]) {
+    let sum = crc32fast::hash(&bytes[..N - SUM_BYTES]);
+    bytes[N - SUM_BYTES..].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// The record without its checksum; none where that is wrong.
+fn unseal(bytes: &[u8]) -> Option<&[u8]> {
+    let (record, sum) = bytes.split_last_chunk::<SUM_BYTES>()?;
+    (crc32fast::hash(record).to_le_bytes() == *sum).then_some(record)
+}
+
 impl Counters {
-    pub(crate) fn encode(self) -> [u8; 25] {
-        let mut bytes = [VERSION; 25];
-        bytes[1..9].copy_from_slice(&self.ready.to_le_bytes());
-        bytes[9..17].copy_from_slice(&self.due.to_le_bytes());
-        bytes[17..25].copy_from_slice(&self.bytes.to_le_bytes());
-        bytes
+    pub(crate) fn encode(self) -> [u8; COUNTERS_BYTES] {
+        let Self { ready, due, parked, retrying, expiring, bytes } = self;
+        let mut encoded = [VERSION; COUNTERS_BYTES];
+        for (part, number) in encoded[1..COUNTERS_BYTES - SUM_BYTES].chunks_exact_mut(8).zip([ready, due, parked, retrying, expiring, bytes]) {
+            part.copy_from_slice(&number.to_le_bytes());
+        }
+        seal(&mut encoded);
+        encoded
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Failure> {
         let mut parts = Parts::new(bytes);
-        let record = Self { ready: parts.u64(), due: parts.u64(), bytes: parts.u64() };
+        let record = Self {
+            ready: parts.u64(),
+            due: parts.u64(),
+            parked: parts.u64(),
+            retrying: parts.u64(),
+            expiring: parts.u64(),
+            bytes: parts.u64(),
+        };
         parts.finish(record, "counters")
     }
 }
 
 impl Global {
-    pub(crate) fn encode(self) -> [u8; 29] {
-        let mut bytes = [VERSION; 29];
+    pub(crate) fn encode(self) -> [u8; GLOBAL_BYTES] {
+        let mut bytes = [VERSION; GLOBAL_BYTES];
         bytes[1..9].copy_from_slice(&self.next_position.to_le_bytes());
         bytes[9..17].copy_from_slice(&self.epoch.to_le_bytes());
         bytes[17..25].copy_from_slice(&self.commit.to_le_bytes());
         bytes[25..29].copy_from_slice(&self.next_queue.to_le_bytes());
+        seal(&mut bytes);
         bytes
     }
 
@@ -113,20 +249,27 @@ impl Global {
 }
 
 impl NameRecord {
-    pub(crate) fn encode(self) -> [u8; 10] {
-        let mut bytes = [VERSION; 10];
-        bytes[1..5].copy_from_slice(&self.id.to_le_bytes());
-        bytes[5] = u8::from(self.declared);
-        bytes[6..10].copy_from_slice(&self.dead_letter.unwrap_or(NO_QUEUE).to_le_bytes());
+    /// A queue that nobody has declared yet.
+    pub(crate) fn new(id: u32) -> Self {
+        let settings = Settings::default();
+        Self { id, declared: false, paused: false, dead_letter: None, settings, ranked: false }
+    }
+
+    /// A version byte, then JSON: it is read at start and written when something is declared.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        serde_json::to_writer(&mut bytes, self).expect("a record is texts and numbers, written to memory");
+        let sum = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
         bytes
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Failure> {
-        let mut parts = Parts::new(bytes);
-        let id = parts.u32();
-        let declared = parts.take::<1>() == [1];
-        let dead_letter = Some(parts.u32()).filter(|id| *id != NO_QUEUE);
-        parts.finish(Self { id, declared, dead_letter }, "queue")
+        let damaged = |reason: String| Failure::Damaged(format!("the record of a queue is damaged: {reason}"));
+        match unseal(bytes).and_then(<[u8]>::split_first) {
+            Some((&VERSION, json)) => serde_json::from_slice(json).map_err(|error| damaged(error.to_string())),
+            _ => Err(damaged("its checksum or version is wrong".to_owned())),
+        }
     }
 }
 
@@ -136,18 +279,19 @@ mod tests {
 
     #[test]
     fn records_come_back_whole_and_damage_does_not_pass() {
-        let counters = Counters { ready: 1, due: u64::MAX, bytes: 3 };
+        let counters = Counters { ready: 1, due: u64::MAX, parked: 2, retrying: 4, expiring: 5, bytes: 3 };
         assert_eq!(Counters::decode(&counters.encode()), Ok(counters));
         let global = Global { next_position: 9, epoch: 8, commit: 7, next_queue: 6 };
         assert_eq!(Global::decode(&global.encode()), Ok(global));
         for dead_letter in [None, Some(0), Some(5)] {
-            let name = NameRecord { id: 4, declared: true, dead_letter };
+            let settings = Settings { max_messages: Some(7), order_by_key: true, ..Settings::default() };
+            let name = NameRecord { id: 4, declared: true, paused: true, dead_letter, settings, ranked: true };
             assert_eq!(NameRecord::decode(&name.encode()), Ok(name));
         }
-        assert!(Counters::decode(&counters.encode()[..24]).is_err());
+        assert!(Counters::decode(&counters.encode()[..COUNTERS_BYTES - 1]).is_err());
         assert!(Global::decode(&[&global.encode()[..], &[0]].concat()).is_err());
         let mut newer = global.encode();
-        newer[0] = 2;
+        newer[0] = VERSION + 1;
         assert!(Global::decode(&newer).is_err());
     }
 }

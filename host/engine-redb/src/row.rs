@@ -1,12 +1,16 @@
 //! A message as a value of `ready` or `due`: a fixed header that is patched without decoding, then texts, then the body.
 //!
-//! Version 1, little endian. Header of 44 bytes: `version u8, flags u8, hops u8, priority u8, attempts u32, history u32,
-//! topic bytes u16, death bytes u16, entry u64, accepted ms u64, body id u64, body bytes u32`. Then the death
+//! Version 2, little endian. Header of 72 bytes: `version u8, flags u8, hops u8, priority u8, attempts u32, history u32,
+//! topic bytes u16, death bytes u16, entry u64, accepted ms u64, body id u64, body bytes u32, checksum of the body u32,
+//! expires ms u64, key u64, checksum of the content u32, checksum of the header and the death u32`. Then the death
 //! (`origin queue u32, at ms u64, code u8, detail`), the topic, the message's head and, unless it lies in `bodies`, its
-//! body. `attempts` counts since the message came into its queue (accepted, redriven or dead); `history` counts rows
-//! ever written to `attempts`, the table.
+//! body: these three are the content. `attempts` counts since the message came into its queue (accepted, redriven or dead);
+//! `history` counts rows ever written to `attempts`, the table.
 //!
-//! Invariant: a [`Row`] has been checked for version and lengths, so that its accessors can't fail.
+//! The checksums (CRC-32) are there because redb trusts a file that was closed in order: what the disk changed since then
+//! must not be delivered. The one of the header is made anew with every patch, the one of the content by who encodes it.
+//!
+//! Invariant: a [`Row`] has been checked for version, lengths and its header's checksum, so that its accessors can't fail.
 
 use bytes::{Bytes, BytesMut};
 use pelton_core::clock::WallMs;
@@ -15,18 +19,21 @@ use pelton_core::message::Message;
 use pelton_core::name::Topic;
 
 use crate::failure::Failure;
-use crate::tables::PRIORITY;
 
-const VERSION: u8 = 1;
-const HEADER_BYTES: usize = 44;
+const VERSION: u8 = 2;
+const HEADER_BYTES: usize = 72;
 const DEATH_BYTES: usize = 13;
 /// Longest text of a death that is kept; the rest is cut.
 const DETAIL_BYTES_MAX: usize = 4096;
 
 const FLAG_SHARED: u8 = 1;
+const FLAG_KEYED: u8 = 2;
+const FLAG_ALONE: u8 = 4;
+const FLAG_CHOSEN: u8 = 8;
 
 const AT_FLAGS: usize = 1;
 const AT_HOPS: usize = 2;
+const AT_PRIORITY: usize = 3;
 const AT_ATTEMPTS: usize = 4;
 const AT_HISTORY: usize = 8;
 const AT_TOPIC_BYTES: usize = 12;
@@ -35,12 +42,18 @@ const AT_ENTRY: usize = 16;
 const AT_ACCEPTED: usize = 24;
 const AT_BODY: usize = 32;
 const AT_BODY_BYTES: usize = 40;
+const AT_BODY_SUM: usize = 44;
+const AT_EXPIRES: usize = 48;
+const AT_KEY: usize = 56;
+const AT_CONTENT_SUM: usize = 64;
+const AT_HEADER_SUM: usize = 68;
 
 /// A body that lies in `bodies`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BodyRef {
     pub(crate) id: u64,
     pub(crate) bytes: u32,
+    pub(crate) checksum: u32,
     /// Whether `body_refs` counts its users.
     pub(crate) shared: bool,
 }
@@ -58,7 +71,7 @@ pub(crate) struct Death {
 pub(crate) struct Row<'a>(&'a [u8]);
 
 impl<'a> Row<'a> {
-    /// Checks that `bytes` are a row of version 1 whose parts lie within it.
+    /// Checks that `bytes` are a row of this version whose parts lie within it and whose header is as it was written.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Failure> {
         let damaged = |what: &str| Failure::Damaged(format!("a stored message is damaged: {what}"));
         if bytes.len() < HEADER_BYTES {
@@ -72,7 +85,57 @@ impl<'a> Row<'a> {
         if death != 0 && death < DEATH_BYTES || bytes.len() < HEADER_BYTES + death + row.topic_bytes() {
             return Err(damaged("its parts are longer than it"));
         }
+        if row.u32_at(AT_HEADER_SUM) != row.header_sum() {
+            return Err(damaged("the checksum of its header is wrong"));
+        }
         Ok(row)
+    }
+
+    /// Checks that topic, head and inline body are as they were written.
+    pub(crate) fn check_content(self) -> Result<Self, Failure> {
+        if crc32fast::hash(&self.0[self.texts_at()..]) == self.u32_at(AT_CONTENT_SUM) {
+            Ok(self)
+        } else {
+            Err(Failure::Damaged(format!("the checksum of message {} is wrong", self.entry())))
+        }
+    }
+
+    fn header_sum(self) -> u32 {
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&self.0[..AT_HEADER_SUM]);
+        if self.death_bytes() != 0 {
+            sum.update(&self.0[HEADER_BYTES..self.texts_at()]);
+        }
+        sum.finalize()
+    }
+
+    fn has(self, flag: u8) -> bool {
+        self.0[AT_FLAGS] & flag != 0
+    }
+
+    /// 0 to 9.
+    pub(crate) fn priority(self) -> u8 {
+        self.0[AT_PRIORITY]
+    }
+
+    /// When it expires.
+    pub(crate) fn expires(self) -> Option<WallMs> {
+        Some(WallMs(self.u64_at(AT_EXPIRES))).filter(|expires| expires.0 != 0)
+    }
+
+    /// The hash of what it is kept in order by.
+    pub(crate) fn key(self) -> Option<u64> {
+        self.has(FLAG_KEYED).then(|| self.u64_at(AT_KEY))
+    }
+
+    /// A delivery of it was lost with its process.
+    pub(crate) fn is_alone(self) -> bool {
+        self.has(FLAG_ALONE)
+    }
+
+    /// The time that it waits for was chosen by its handler.
+    pub(crate) fn is_chosen(self) -> bool {
+        self.has(FLAG_CHOSEN)
     }
 
     fn u16_at(self, at: usize) -> usize {
@@ -121,8 +184,8 @@ impl<'a> Row<'a> {
 
     pub(crate) fn body(self) -> Option<BodyRef> {
         let id = self.u64_at(AT_BODY);
-        let shared = self.0[AT_FLAGS] & FLAG_SHARED != 0;
-        (id != 0).then(|| BodyRef { id, bytes: self.u32_at(AT_BODY_BYTES), shared })
+        let (bytes, checksum) = (self.u32_at(AT_BODY_BYTES), self.u32_at(AT_BODY_SUM));
+        (id != 0).then(|| BodyRef { id, bytes, checksum, shared: self.has(FLAG_SHARED) })
     }
 
     /// Bytes that the message takes in its queue: this row, and its body wherever that is.
@@ -168,21 +231,25 @@ impl<'a> Row<'a> {
         bytes.extend_from_slice(death);
         bytes.extend_from_slice(&self.0[self.texts_at()..]);
         let mut buffer = RowBuffer(bytes);
-        buffer.put(AT_DEATH_BYTES, &length(death.len()).to_le_bytes());
+        buffer.patch(AT_DEATH_BYTES, &length(death.len()).to_le_bytes());
         buffer
     }
 
     /// This row as that of a message that died now. Where it was dead already, its origin stays: that is where its
-    /// handler is.
+    /// handler is. The dead don't expire.
     pub(crate) fn died(self, death: &Death) -> RowBuffer {
         let origin = self.origin().unwrap_or(death.origin);
-        self.with_death(&encode_death(&Death { origin, ..death.clone() }))
+        let mut buffer = self.with_death(&encode_death(&Death { origin, ..death.clone() }));
+        buffer.patch(AT_EXPIRES, &0_u64.to_le_bytes());
+        buffer.set_flag(FLAG_ALONE | FLAG_CHOSEN, false);
+        buffer
     }
 
     /// This row as that of a message that starts anew: alive, with no attempts. Its history stays.
     pub(crate) fn revived(self) -> RowBuffer {
         let mut buffer = self.with_death(&[]);
         buffer.set_attempts(0);
+        buffer.set_flag(FLAG_ALONE | FLAG_CHOSEN, false);
         buffer
     }
 
@@ -191,21 +258,36 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A row that its owner may patch.
+/// What a new message's row says beside its message.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Facts<'a> {
+    pub(crate) hops: u8,
+    pub(crate) priority: u8,
+    pub(crate) expires: Option<WallMs>,
+    pub(crate) key: Option<u64>,
+    pub(crate) dead: Option<&'a DeadReason>,
+    /// Its body lies in `bodies`, shared or not, with this checksum.
+    pub(crate) external: Option<External>,
+}
+
+/// A body that will lie in `bodies`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct External {
+    pub(crate) bytes: u32,
+    pub(crate) checksum: u32,
+    pub(crate) shared: bool,
+}
+
+/// A row that its owner may patch. Its header's checksum is right after every call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RowBuffer(Vec<u8>);
 
 impl RowBuffer {
     /// A new message's row. Its body is left out if `body_bytes` says that it will lie in `bodies`; entry, time, body id
     /// and the queue of a death are patched in by the writer.
-    pub(crate) fn new(
-        topic: &Topic,
-        message: &Message,
-        hops: u8,
-        reason: Option<&DeadReason>,
-        external: Option<(u32, bool)>,
-    ) -> Self {
-        let death = reason
+    pub(crate) fn new(topic: &Topic, message: &Message, facts: &Facts<'_>) -> Self {
+        let Facts { hops, priority, expires, key, dead, external } = *facts;
+        let death = dead
             .map(|reason| encode_death(&Death { origin: 0, at: WallMs(0), reason: reason.clone() }))
             .unwrap_or_default();
         let content = if external.is_some() { message.head() } else { message.as_bytes() };
@@ -216,13 +298,19 @@ impl RowBuffer {
         bytes.extend_from_slice(topic);
         bytes.extend_from_slice(content);
         let mut row = Self(bytes);
-        row.put(0, &[VERSION, 0, hops, PRIORITY]);
+        let keyed = if key.is_some() { FLAG_KEYED } else { 0 };
+        let shared = if external.is_some_and(|body| body.shared) { FLAG_SHARED } else { 0 };
+        row.put(0, &[VERSION, keyed | shared, hops, priority]);
+        row.put(AT_EXPIRES, &expires.map_or(0, |expires| expires.0.max(1)).to_le_bytes());
+        row.put(AT_KEY, &key.unwrap_or(0).to_le_bytes());
+        row.put(AT_CONTENT_SUM, &crc32fast::hash(&row.0[HEADER_BYTES + death.len()..]).to_le_bytes());
         row.put(AT_TOPIC_BYTES, &length(topic.len()).to_le_bytes());
         row.put(AT_DEATH_BYTES, &length(death.len()).to_le_bytes());
-        if let Some((body_bytes, shared)) = external {
-            row.0[AT_FLAGS] = if shared { FLAG_SHARED } else { 0 };
-            row.put(AT_BODY_BYTES, &body_bytes.to_le_bytes());
+        if let Some(External { bytes, checksum, .. }) = external {
+            row.put(AT_BODY_BYTES, &bytes.to_le_bytes());
+            row.put(AT_BODY_SUM, &checksum.to_le_bytes());
         }
+        row.seal();
         row
     }
 
@@ -230,25 +318,53 @@ impl RowBuffer {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
+    fn seal(&mut self) {
+        let sum = self.view().header_sum();
+        self.put(AT_HEADER_SUM, &sum.to_le_bytes());
+    }
+
+    fn patch(&mut self, at: usize, bytes: &[u8]) {
+        self.put(at, bytes);
+        self.seal();
+    }
+
+    fn set_flag(&mut self, flag: u8, on: bool) {
+        let flags = self.0[AT_FLAGS];
+        self.patch(AT_FLAGS, &[if on { flags | flag } else { flags & !flag }]);
+    }
+
     /// The parts that only the writer knows.
     pub(crate) fn stamp(&mut self, entry: u64, accepted: WallMs, body: Option<u64>) {
         self.put(AT_ENTRY, &entry.to_le_bytes());
         self.put(AT_ACCEPTED, &accepted.0.to_le_bytes());
         self.put(AT_BODY, &body.unwrap_or(0).to_le_bytes());
+        self.seal();
     }
 
     /// Where and when the message died; its reason is in the row already.
     pub(crate) fn stamp_death(&mut self, origin: u32, at: WallMs) {
         self.put(HEADER_BYTES, &origin.to_le_bytes());
         self.put(HEADER_BYTES + 4, &at.0.to_le_bytes());
+        self.put(AT_EXPIRES, &0_u64.to_le_bytes());
+        self.seal();
     }
 
     pub(crate) fn set_attempts(&mut self, attempts: u32) {
-        self.put(AT_ATTEMPTS, &attempts.to_le_bytes());
+        self.patch(AT_ATTEMPTS, &attempts.to_le_bytes());
     }
 
     pub(crate) fn set_history(&mut self, history: u32) {
-        self.put(AT_HISTORY, &history.to_le_bytes());
+        self.patch(AT_HISTORY, &history.to_le_bytes());
+    }
+
+    /// Marks it to be handled alone, or not.
+    pub(crate) fn set_alone(&mut self, alone: bool) {
+        self.set_flag(FLAG_ALONE, alone);
+    }
+
+    /// Says whether the time that it waits for was chosen by its handler.
+    pub(crate) fn set_chosen(&mut self, chosen: bool) {
+        self.set_flag(FLAG_CHOSEN, chosen);
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -261,9 +377,10 @@ impl RowBuffer {
     }
 }
 
-/// The message in a row and, where the row has none, its body. Copies only to join the two.
+/// The message in a row and, where the row has none, its body. Copies only to join the two. Checks the content of the row, not of the
+/// body, which was checked when it was read.
 pub(crate) fn decode_message(row: &Bytes, body: Option<&Bytes>) -> Result<Message, Failure> {
-    let head = row.slice(Row::parse(row)?.message_at()..);
+    let head = row.slice(Row::parse(row)?.check_content()?.message_at()..);
     let whole = match body {
         None => head,
         Some(body) => {
@@ -330,7 +447,7 @@ mod tests {
 
     #[test]
     fn what_is_stamped_and_patched_is_read_back() {
-        let mut row = RowBuffer::new(&topic(), &message(b"body"), 3, None, None);
+        let mut row = RowBuffer::new(&topic(), &message(b"body"), &Facts { hops: 3, key: Some(9), expires: Some(WallMs(88)), ..Facts::default() });
         row.stamp(7, WallMs(99), None);
         row.set_attempts(2);
         row.set_history(5);
@@ -346,10 +463,13 @@ mod tests {
 
     #[test]
     fn a_body_elsewhere_is_joined_and_counted() {
-        let mut row = RowBuffer::new(&topic(), &message(b"0123456789"), 0, None, Some((10, true)));
+        let mut row = {
+            let external = Some(External { bytes: 10, checksum: 5, shared: true });
+            RowBuffer::new(&topic(), &message(b"0123456789"), &Facts { external, ..Facts::default() })
+        };
         row.stamp(7, WallMs(0), Some(6));
         let view = row.view();
-        assert_eq!(view.body(), Some(BodyRef { id: 6, bytes: 10, shared: true }));
+        assert_eq!(view.body(), Some(BodyRef { id: 6, bytes: 10, checksum: 5, shared: true }));
         assert_eq!(view.cost(), row.as_bytes().len() as u64 + 10);
         let stored = Bytes::copy_from_slice(row.as_bytes());
         let body = Bytes::from_static(b"0123456789");
@@ -358,7 +478,7 @@ mod tests {
 
     #[test]
     fn dying_and_reviving_change_nothing_else() {
-        let mut living = RowBuffer::new(&topic(), &message(b"x"), 1, None, None);
+        let mut living = RowBuffer::new(&topic(), &message(b"x"), &Facts { hops: 1, ..Facts::default() });
         living.stamp(9, WallMs(5), None);
         living.set_attempts(3);
         living.set_history(3);
@@ -377,14 +497,20 @@ mod tests {
     #[test]
     fn a_long_reason_is_cut_at_a_character() {
         let long = "\u{e9}".repeat(DETAIL_BYTES_MAX);
-        let row = RowBuffer::new(&topic(), &message(b""), 0, Some(&reason(&format!("x{long}"))), None);
+        let row = RowBuffer::new(&topic(), &message(b""), &Facts { dead: Some(&reason(&format!("x{long}"))), ..Facts::default() });
         let death = row.view().death().expect("decodes").expect("is dead");
         assert_eq!(death.reason.detail.len(), DETAIL_BYTES_MAX - 1);
     }
 
     #[test]
     fn damage_is_an_error_not_a_panic() {
-        let mut row = RowBuffer::new(&topic(), &message(b"x"), 0, Some(&reason("no")), None);
+        let mut row = RowBuffer::new(&topic(), &message(b"x"), &Facts { dead: Some(&reason("no")), ..Facts::default() });
+        for at in 0..row.0.len() {
+            let mut damaged = row.0.clone();
+            damaged[at] ^= 16;
+            let passed = Row::parse(&damaged).and_then(Row::check_content).is_ok();
+            assert!(!passed, "a flipped bit in byte {at} passed");
+        }
         for cut in 0..HEADER_BYTES + DEATH_BYTES {
             assert!(Row::parse(&row.as_bytes()[..cut]).is_err(), "{cut} bytes passed");
         }
@@ -392,6 +518,6 @@ mod tests {
         assert!(row.view().death().is_err(), "an unknown code passed");
         row.0[0] = VERSION + 1;
         let error = Row::parse(row.as_bytes()).expect_err("a newer row").to_string();
-        assert!(error.contains("version is 2"), "{error}");
+        assert!(error.contains("version is 3"), "{error}");
     }
 }

@@ -33,10 +33,22 @@ pub struct Tuning {
     pub inline_bytes_shared: usize,
     /// A larger body is cut into pieces of this size, a little below a power of two as redb's pages are.
     pub chunk_bytes: usize,
+    /// Messages that one lease request may find expired or in the way and have staged, before it is answered.
+    pub stage_on_lease: usize,
+    /// Rows looked at in one step of collecting what expired.
+    pub sweep_rows: usize,
+    /// The pause after all queues were looked at for what expired.
+    pub sweep_wait: Duration,
+    /// Rows that one step of changing a queue's order moves.
+    pub order_rows: usize,
+    /// Identities of a dead generation that one commit deletes.
+    pub dedup_delete_rows: usize,
     /// Rows looked at in one step of a bulk change.
     pub bulk_scan_rows: usize,
     /// Most bytes of messages on one page of browsing; a single larger message passes.
     pub page_bytes: usize,
+    /// Kept on disk in reserve for when that is full, in bytes: what consuming needs until room is made.
+    pub reserve_bytes: u64,
     /// Most commands in one batch.
     pub batch_commands: usize,
     /// A batch that appends this many messages, or settles this many, is closed.
@@ -59,6 +71,8 @@ pub struct Tuning {
     pub quick_repair_bytes: u64,
     /// After this long without a commit, one more records the allocator state.
     pub idle: Duration,
+    /// How often the disk is asked for its room.
+    pub space_wait: Duration,
     /// The first wait before a failed store is reopened; it doubles.
     pub reopen_min: Duration,
     /// The longest such wait.
@@ -84,8 +98,14 @@ impl Default for Tuning {
             inline_bytes: 16 << 10,
             inline_bytes_shared: 1 << 10,
             chunk_bytes: (64 << 10) - 512,
+            stage_on_lease: 1000,
+            sweep_rows: 1000,
+            sweep_wait: Duration::from_secs(1),
+            order_rows: 1000,
+            dedup_delete_rows: 2000,
             bulk_scan_rows: 10_000,
             page_bytes: 8 << 20,
+            reserve_bytes: 16 << 20,
             batch_commands: 4096,
             batch_messages: 8192,
             batch_appends: 2048,
@@ -95,6 +115,7 @@ impl Default for Tuning {
             backlog_bytes: 64 << 20,
             quick_repair_bytes: 1 << 30,
             idle: Duration::from_secs(1),
+            space_wait: Duration::from_millis(250),
             reopen_min: Duration::from_millis(50),
             reopen_max: Duration::from_secs(5),
             tick: Duration::from_millis(20),

@@ -4,15 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use pelton_core::name::{QueueName, ScheduleName};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable as _};
 
 use crate::failure::Failure;
 use crate::history;
 use crate::records::{Counters, Global, NameRecord};
 use crate::row::{BodyRef, Row, decode_message};
-use crate::store::Reader;
+use crate::store::{Place, Reader};
 use crate::tables::{
-    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, NAMES, NAMES_QUEUE, RANK, READY,
+    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DEDUP, DUE, DueKey, HELD, NAMES, NAMES_QUEUE,
+    PARKED, RANK, READY, RETRYING, SCHEDULES, rank_of,
 };
 
 /// What a file holds, all of it checked.
@@ -20,18 +22,45 @@ use crate::tables::{
 pub struct Summary {
     /// By queue id: entries in `ready`, and in `due`, each in the order of keys.
     pub queues: BTreeMap<u32, (Vec<u64>, Vec<u64>)>,
+    /// By queue id: entries in `parked`, in the order of keys.
+    pub parked: BTreeMap<u32, Vec<u64>>,
     /// Bodies outside of rows.
     pub bodies: u64,
     /// Attempts kept.
     pub attempts: u64,
 }
 
+/// Most problems that are told; a file that is damaged throughout has one for each message.
+const PROBLEMS_MAX: usize = 1000;
+
+/// What is wrong, up to [`PROBLEMS_MAX`].
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    pub(crate) told: Vec<String>,
+    /// How many more there are.
+    pub(crate) left_out: u64,
+}
+
+impl Problems {
+    pub(crate) fn push(&mut self, problem: String) {
+        if self.told.len() < PROBLEMS_MAX { self.told.push(problem) } else { self.left_out += 1 }
+    }
+}
+
+/// Everything that was found in a file.
 #[derive(Default)]
-struct Findings {
-    wrong: Vec<String>,
-    summary: Summary,
-    counted: BTreeMap<u32, Counters>,
+pub(crate) struct Findings<'a> {
+    pub(crate) wrong: Problems,
+    pub(crate) summary: Summary,
+    /// By queue id, from the rows themselves.
+    pub(crate) counted: BTreeMap<u32, Counters>,
+    /// Called once for each row.
+    on_row: Option<&'a mut dyn FnMut()>,
     positions: BTreeSet<u64>,
+    /// The records of queues, by id.
+    names: BTreeMap<u32, NameRecord>,
+    /// Keys of `due` with the hash of the key that each message is kept in order by.
+    keyed_due: BTreeMap<DueKey, u64>,
     /// Entry to how many attempts were ever written.
     entries: BTreeMap<u64, u32>,
     /// Body to its reference and its users.
@@ -49,31 +78,72 @@ pub fn verify(database: &Database) -> Result<Summary, Vec<String>> {
     if let Err(failure) = read {
         findings.wrong.push(format!("the file can't be read: {failure}"));
     }
-    if findings.wrong.is_empty() { Ok(findings.summary) } else { Err(findings.wrong) }
+    if findings.wrong.told.is_empty() { Ok(findings.summary) } else { Err(findings.wrong.told) }
 }
 
-impl Findings {
-    fn read(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
+impl<'a> Findings<'a> {
+    pub(crate) fn with_progress(on_row: &'a mut dyn FnMut()) -> Self {
+        Self { on_row: Some(on_row), ..Self::default() }
+    }
+
+    /// Reads and checks all that is there. What it returns ended it; what else is wrong is in [`wrong`](Self::wrong).
+    pub(crate) fn read(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
         let reader = Reader::of(txn)?;
+        self.read_names(txn)?;
         for row in txn.open_table(READY)?.iter()? {
             let (key, value) = row?;
             let (queue, rank, position) = key.value();
-            if rank != RANK {
-                self.wrong.push(format!("message {position} has rank {rank}"));
-            }
-            self.message(&reader, queue, position, value.value(), true);
+            self.message(&reader, queue, Place::Ready { rank, position }, value.value());
         }
         for row in txn.open_table(DUE)?.iter()? {
             let (key, value) = row?;
-            let (queue, _, position) = key.value();
-            self.message(&reader, queue, position, value.value(), false);
+            let (queue, due, position) = key.value();
+            self.message(&reader, queue, Place::Due { due, position }, value.value());
         }
+        for row in txn.open_table(PARKED)?.iter()? {
+            let (key, value) = row?;
+            let (queue, key, position) = key.value();
+            self.message(&reader, queue, Place::Parked { key, position }, value.value());
+        }
+        self.check_retrying(txn)?;
         self.check_counters(txn)?;
+        self.check_others(txn)?;
         self.check_bodies(txn)?;
         self.check_attempts(txn)
     }
 
-    fn message(&mut self, reader: &Reader, queue: u32, position: u64, bytes: &[u8], ready: bool) {
+    fn row(&mut self) {
+        if let Some(on_row) = &mut self.on_row {
+            on_row();
+        }
+    }
+
+    fn read_names(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
+        for row in txn.open_table(NAMES)?.range((NAMES_QUEUE, "")..(NAMES_QUEUE + 1, ""))? {
+            let (key, value) = row?;
+            let name = key.value().1.to_owned();
+            match NameRecord::decode(value.value()) {
+                Ok(record) => {
+                    if QueueName::new(&name).is_err() {
+                        self.wrong.push(format!("'{name}' is no name of a queue"));
+                    }
+                    if self.names.insert(record.id, record).is_some() {
+                        self.wrong.push(format!("queue '{name}' shares its id"));
+                    }
+                }
+                Err(failure) => self.wrong.push(format!("queue '{name}': {failure}")),
+            }
+        }
+        let lost: Vec<_> = self.names.values().filter_map(|record| record.dead_letter).collect();
+        for id in lost.into_iter().filter(|id| !self.names.contains_key(id)) {
+            self.wrong.push(format!("the dead-letter queue {id} does not exist"));
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, reader: &Reader, queue: u32, at: Place, bytes: &[u8]) {
+        self.row();
+        let position = at.position();
         let place = format!("message {position} of queue {queue}");
         let row = match Row::parse(bytes) {
             Ok(row) => row,
@@ -98,16 +168,63 @@ impl Findings {
         if let Some(body) = row.body() {
             self.bodies.entry(body.id).or_insert((body, 0)).1 += 1;
         }
+        self.check_place(queue, at, row, &place);
         let counted = self.counted.entry(queue).or_default();
         counted.bytes += row.cost();
+        counted.expiring += u64::from(row.expires().is_some());
         let (in_ready, in_due) = self.summary.queues.entry(queue).or_default();
-        if ready {
-            counted.ready += 1;
-            in_ready.push(row.entry());
-        } else {
-            counted.due += 1;
-            in_due.push(row.entry());
+        match at {
+            Place::Ready { .. } => {
+                counted.ready += 1;
+                in_ready.push(row.entry());
+            }
+            Place::Due { .. } => {
+                counted.due += 1;
+                in_due.push(row.entry());
+            }
+            Place::Parked { .. } => {
+                counted.parked += 1;
+                self.summary.parked.entry(queue).or_default().push(row.entry());
+            }
         }
+    }
+
+    /// Whether the message is one of those that lie there.
+    fn check_place(&mut self, queue: u32, at: Place, row: Row<'_>, place: &str) {
+        match at {
+            Place::Ready { rank, .. } => {
+                let ranked = self.names.get(&queue).is_some_and(|record| record.ranked);
+                if rank != RANK && !(ranked && rank == rank_of(row.priority())) {
+                    self.wrong.push(format!("{place} has rank {rank} and priority {}", row.priority()));
+                }
+            }
+            Place::Due { due, position } => {
+                if due == HELD && row.origin().is_none() {
+                    self.wrong.push(format!("{place} is held, and is no dead letter"));
+                }
+                if let Some(hash) = row.key() {
+                    self.keyed_due.insert((queue, due, position), hash);
+                }
+            }
+            Place::Parked { key, .. } => {
+                if row.key() != Some(key) {
+                    self.wrong.push(format!("{place} waits for key {key}, and its own is {:?}", row.key()));
+                }
+            }
+        }
+    }
+
+    /// Each of these stands for a message in `due`.
+    fn check_retrying(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
+        for row in txn.open_table(RETRYING)?.iter()? {
+            let (key, due) = row?;
+            let ((queue, hash, position), due) = (key.value(), due.value());
+            self.counted.entry(queue).or_default().retrying += 1;
+            if self.keyed_due.get(&(queue, due, position)) != Some(&hash) {
+                self.wrong.push(format!("message {position} of queue {queue} holds up key {hash}, and does not wait at {due}"));
+            }
+        }
+        Ok(())
     }
 
     fn check_counters(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
@@ -117,10 +234,7 @@ impl Findings {
         if let Some(last) = self.positions.last().filter(|last| **last >= global.next_position) {
             self.wrong.push(format!("position {last} is taken, and the next is {}", global.next_position));
         }
-        let mut known = BTreeSet::new();
-        for row in txn.open_table(NAMES)?.range((NAMES_QUEUE, "")..(NAMES_QUEUE + 1, ""))? {
-            known.insert(NameRecord::decode(row?.1.value())?.id);
-        }
+        let known: BTreeSet<u32> = self.names.keys().copied().collect();
         if !known.iter().copied().eq(0..global.next_queue) {
             self.wrong.push(format!("the queues are {known:?}, and the next is {}", global.next_queue));
         }
@@ -141,9 +255,29 @@ impl Findings {
         Ok(())
     }
 
+    /// What belongs to no message.
+    fn check_others(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
+        let global = txn.open_table(COUNTERS)?.get((COUNTERS_GLOBAL, 0))?;
+        let global = global.map_or_else(|| Ok(Global::default()), |bytes| Global::decode(bytes.value()))?;
+        for row in txn.open_table(DEDUP)?.iter()? {
+            let (_, first, targets, _) = row?.1.value();
+            if first.saturating_add(targets.into()) > global.next_position {
+                self.wrong.push(format!("an identity stands for message {first}, and the next is {}", global.next_position));
+            }
+        }
+        for row in txn.open_table(SCHEDULES)?.iter()? {
+            let name = row?.0.value().to_owned();
+            if ScheduleName::new(&name).is_err() {
+                self.wrong.push(format!("'{name}' is no name of a schedule"));
+            }
+        }
+        Ok(())
+    }
+
     fn check_bodies(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
         let mut stored = BTreeSet::new();
         for row in txn.open_table(BODIES)?.iter()? {
+            self.row();
             stored.insert(row?.0.value().0);
         }
         self.summary.bodies = stored.len() as u64;
@@ -171,6 +305,7 @@ impl Findings {
     fn check_attempts(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
         let mut kept: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
         for row in txn.open_table(ATTEMPTS)?.iter()? {
+            self.row();
             let (key, value) = row?;
             let (entry, number) = key.value();
             kept.entry(entry).or_default().push(number);

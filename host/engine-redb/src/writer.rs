@@ -10,6 +10,7 @@ use std::time::Duration;
 use pelton_core::clock::{Clock, Monotonic};
 use pelton_core::engine::{Counts, Health, LeaseToken, QueueCounts};
 use pelton_core::metrics::EngineMetrics;
+use pelton_core::name::ConsumerName;
 use tokio::sync::{oneshot, watch};
 
 use crate::command::{Command, Now, Reply, Request, Ticket};
@@ -57,16 +58,16 @@ impl Ticket for Address {
     }
 }
 
-/// The figures of all queues, by id.
+/// The figures of all queues, by id, and the paused consumers.
 #[derive(Default)]
-pub(crate) struct Board(Mutex<Vec<QueueCounts>>);
+pub(crate) struct Board(Mutex<Counts>);
 
 impl Board {
     fn publish(&self, changed: Vec<QueueCounts>) {
         if changed.is_empty() {
             return;
         }
-        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let queues = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).queues;
         for counts in changed {
             match queues.iter_mut().find(|known| known.id == counts.id) {
                 Some(known) => *known = counts,
@@ -75,11 +76,15 @@ impl Board {
         }
     }
 
+    fn publish_paused(&self, paused: Vec<ConsumerName>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).paused_consumers = paused;
+    }
+
     /// All figures, by name.
     pub(crate) fn read(&self) -> Arc<Counts> {
-        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        queues.sort_by(|one, other| one.name.cmp(&other.name));
-        Arc::new(Counts { queues, paused_consumers: Vec::new() })
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        counts.queues.sort_by(|one, other| one.name.cmp(&other.name));
+        Arc::new(counts)
     }
 }
 
@@ -136,7 +141,7 @@ impl Writer {
     }
 
     fn serve(&mut self) -> Closing {
-        self.outlets.board.publish(self.store.take_changed_counts());
+        self.publish();
         loop {
             let (batch, closing) = self.gather();
             self.apply_guarded(batch);
@@ -232,6 +237,9 @@ impl Writer {
 
     fn publish(&mut self) {
         self.outlets.board.publish(self.store.take_changed_counts());
+        if let Some(paused) = self.store.take_paused() {
+            self.outlets.board.publish_paused(paused);
+        }
         let health = self.store.health();
         self.outlets.health.send_if_modified(|known| {
             let changed = *known != health;

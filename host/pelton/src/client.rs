@@ -87,6 +87,7 @@ impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The broker speaks to programs; here is its command line.
         let detail = self.detail.replace("GET /v1/queues lists them", "`pelton queues` lists them");
+        let detail = detail.replace("GET /v1/consumers lists them", "`pelton consumers` lists them");
         write!(f, "{detail} ({})", self.code)?;
         if self.status == StatusCode::UNAUTHORIZED.as_u16() {
             write!(f, "\nhelp: export the broker's token as PELTON_TOKEN, or name its variable with --token-env")?;
@@ -98,7 +99,9 @@ impl std::fmt::Display for Refused {
 impl Refused {
     /// Whether the same request may succeed later.
     pub(crate) fn is_temporary(&self) -> bool {
-        self.status == StatusCode::SERVICE_UNAVAILABLE.as_u16() || self.status == StatusCode::TOO_MANY_REQUESTS.as_u16()
+        let temporary =
+            [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS, StatusCode::INSUFFICIENT_STORAGE];
+        temporary.iter().any(|status| status.as_u16() == self.status)
     }
 
     async fn read(response: Response) -> Self {

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use pelton_core::config::check;
 use pelton_core::plan::{Plan, SecretSource};
 use toml::de::DeTable;
 
@@ -47,6 +46,16 @@ impl ConfigArgs {
 
 /// Reads and checks `file`.
 pub(crate) fn load(file: &Path) -> Result<Plan, Failure> {
+    check(file, &read(file)?)
+}
+
+/// Checks `text`, which stands in `file`.
+pub(crate) fn check(file: &Path, text: &str) -> Result<Plan, Failure> {
+    pelton_core::config::check(text, file).map_err(|error| Failure::config(error.to_string()))
+}
+
+/// The text of `file`.
+pub(crate) fn read(file: &Path) -> Result<String, Failure> {
     let shown = file.display();
     let failure = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => Failure::config(format!(
@@ -61,11 +70,10 @@ pub(crate) fn load(file: &Path) -> Result<Plan, Failure> {
         )));
     }
     let raw = std::fs::read(file).map_err(failure)?;
-    let text = String::from_utf8(raw).map_err(|error| {
+    String::from_utf8(raw).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Failure::config(format!("{shown} is not UTF-8: byte {at} is not text"))
-    })?;
-    check(&text, file).map_err(|error| Failure::config(error.to_string()))
+    })
 }
 
 /// The folder that relative paths in `file` start from.

@@ -92,14 +92,19 @@ impl Failure {
     }
 
     /// Several problems as one: a single one as it is, more of them each with its own `error:`.
-    pub(crate) fn components(problems: &[String]) -> Self {
+    pub(crate) fn several(exit: Exit, problems: &[String]) -> Self {
         match problems {
-            [only] => Self::component(only.as_str()),
+            [only] => Self::new(exit, only.as_str()),
             several => {
                 let each: Vec<_> = several.iter().map(|problem| format!("error: {problem}")).collect();
-                Self::component(each.join("\n\n"))
+                Self::new(exit, each.join("\n\n"))
             }
         }
+    }
+
+    /// Several problems with components as one.
+    pub(crate) fn components(problems: &[String]) -> Self {
+        Self::several(Exit::Component, problems)
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {

@@ -98,6 +98,8 @@ pub(crate) struct Shape {
     pub(crate) body: Option<String>,
     /// The field that is the message's id.
     pub(crate) id: Option<String>,
+    /// The field that is the key that messages are kept in order by.
+    pub(crate) key: Option<String>,
 }
 
 /// One message, as read from a line.
@@ -107,6 +109,7 @@ pub(crate) struct Record {
     pub(crate) line: u64,
     pub(crate) topic: Topic,
     pub(crate) id: Option<String>,
+    pub(crate) key: Option<String>,
     /// JSON, byte for byte.
     pub(crate) body: String,
 }
@@ -117,12 +120,12 @@ impl Shape {
         let at = |problem: String| format!("line {line}: {problem}");
         // A line's end is none of JSON's: errors at the end of the text would count it as a line.
         let text = text.trim_end();
-        let needs_fields = !self.topic.is_plain() || self.body.is_some() || self.id.is_some();
+        let needs_fields = !self.topic.is_plain() || self.body.is_some() || self.id.is_some() || self.key.is_some();
         if !needs_fields {
             let whole: &RawValue =
                 serde_json::from_str(text).map_err(|error| at(format!("it is not JSON: {}", told(&error))))?;
             let topic = self.topic.plain().map_err(at)?;
-            return Ok(Record { line, topic, id: None, body: whole.get().to_owned() });
+            return Ok(Record { line, topic, id: None, key: None, body: whole.get().to_owned() });
         }
         let fields: Fields<'_> =
             serde_json::from_str(text).map_err(|error| at(format!("it is not a JSON object: {}", told(&error))))?;
@@ -134,8 +137,10 @@ impl Shape {
                 value.get().to_owned()
             }
         };
-        let id = self.id.as_ref().map(|name| word_at(&fields, std::slice::from_ref(name))).transpose().map_err(at)?;
-        Ok(Record { line, topic, id, body })
+        let word = |name: &Option<String>| name.as_ref().map(|name| word_at(&fields, std::slice::from_ref(name)));
+        let id = word(&self.id).transpose().map_err(at)?;
+        let key = word(&self.key).transpose().map_err(at)?;
+        Ok(Record { line, topic, id, key, body })
     }
 }
 
@@ -198,6 +203,7 @@ mod tests {
             topic: Template::parse(template).expect("a template"),
             body: body.map(str::to_owned),
             id: id.map(str::to_owned),
+            key: None,
         };
         let found = match shape.record(3, text) {
             Ok(record) => format!("{} {} {}", record.topic, record.id.unwrap_or("-".into()), record.body),
@@ -224,6 +230,14 @@ mod tests {
             r#"{"a":{"b":"x"},"c":7,"n":12}"#,
             r#"x.7 12 {"a":{"b":"x"},"c":7,"n":12}"#,
         );
+    }
+
+    #[test]
+    fn lines_have_keys() {
+        let key = Some("account".to_owned());
+        let shape = Shape { topic: Template::parse("a").expect("a template"), body: None, id: None, key };
+        assert_eq!(shape.record(1, r#"{"account": 7}"#).expect("a line").key.as_deref(), Some("7"));
+        assert_eq!(shape.record(1, "{}").expect_err("no key"), "line 1: it has no field 'account'");
     }
 
     #[test]

@@ -1,26 +1,32 @@
 //! pelton: the binary. Command line, wiring of engine, runtime and door, and the dev runner.
 //!
 //! Code map: [`cli`] lists the commands, one file each under [`commands`]; [`node`] puts a broker together and takes it
-//! down; [`dev`] is the dev runner; [`build`] compiles consumers, [`watch`] notices changes, [`narrate`] shows deliveries; [`client`] talks to a running
+//! down; [`dev`] is the dev runner; [`build`] compiles consumers, [`watch`] notices changes, [`reload`] takes them over, [`narrate`] shows deliveries; [`client`] talks to a running
 //! broker; [`bench`] loads one; [`exit`] has the one table of exit codes. Everything that can be decided elsewhere is.
 
 mod bench;
 mod build;
+mod bulk;
+mod changes;
 mod cli;
 mod client;
 mod commands;
 mod config;
+mod confirm;
 mod dev;
 mod exit;
 mod files;
+mod in_flight;
 mod lines;
 mod logging;
 mod narrate;
 mod node;
 mod output;
 mod publish;
+mod reload;
 mod sample;
 mod signals;
+mod storage;
 mod values;
 mod watch;
 

@@ -14,7 +14,9 @@ use pelton_core::clock::{Clock, SystemClock};
 use pelton_core::dispatch::Observer;
 use pelton_core::door::Door as _;
 use pelton_core::engine::{Engine, Health};
+use pelton_core::in_flight::InFlight;
 use pelton_core::metrics::Metrics;
+use pelton_core::operator::Reload;
 use pelton_core::plan::Plan;
 use pelton_core::runtime::{LoadError, Runtime};
 use pelton_door_http::{HttpDoor, HttpOptions};
@@ -28,6 +30,7 @@ use tracing::{info, warn};
 use crate::config;
 use crate::exit::{Exit, Failure};
 use crate::files::write_whole;
+use crate::in_flight;
 use crate::values::time;
 
 /// How long the door may take beyond its own bound until it is left behind.
@@ -113,6 +116,7 @@ pub(crate) struct Setup {
     pub(crate) args: NodeArgs,
     pub(crate) handles: Handles,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) reload: Arc<dyn Reload>,
     /// Backtraces with files and lines.
     pub(crate) development: bool,
 }
@@ -174,12 +178,15 @@ impl Node {
         let engine = open(data.clone(), clock.clone(), &metrics).await?;
         let runtime = runtime(&plan, Some(data.join("cache")), setup.development)?;
         let parts = Parts {
-            engine: engine.clone(),
-            runtime,
+            engine: engine.clone() as Arc<dyn Engine>,
             clock,
             metrics,
             guests: setup.handles.guests.clone(),
             observer: setup.observer.clone(),
+            in_flight: record(&data, runtime.slots()),
+            runtime,
+            reload: Some(setup.reload.clone()),
+            backup: Some(engine.clone()),
         };
         let broker = match Broker::start(parts, deployment).await {
             Ok(broker) => broker,
@@ -187,6 +194,7 @@ impl Node {
                 engine.close(setup.args.grace).await;
                 return Err(match error {
                     DeployError::Load(errors) => StartError::Load(errors),
+                    DeployError::Unmet(problems) => Failure::several(Exit::Config, &problems).into(),
                     DeployError::Engine(error) => {
                         Failure::new(Exit::Data, format!("the data folder {}: {error}", data.display())).into()
                     }
@@ -258,7 +266,7 @@ fn bind(plan: &Plan, setup: &Setup) -> Result<HttpDoor, Failure> {
 }
 
 /// Opens the store; off the executor, since a large file that was not closed takes a while.
-async fn open(dir: PathBuf, clock: Arc<dyn Clock>, metrics: &Metrics) -> Result<Arc<dyn Engine>, Failure> {
+async fn open(dir: PathBuf, clock: Arc<dyn Clock>, metrics: &Metrics) -> Result<Arc<RedbEngine>, Failure> {
     let metrics = metrics.engine.clone();
     let options = OpenOptions { dir, clock, metrics, tuning: Tuning::default(), seed: fastrand::u64(..) };
     match tokio::task::spawn_blocking(move || RedbEngine::open(options)).await {
@@ -266,6 +274,14 @@ async fn open(dir: PathBuf, clock: Arc<dyn Clock>, metrics: &Metrics) -> Result<
         Ok(Err(error)) => Err(Failure::new(Exit::Data, error.to_string())),
         Err(error) => Err(Failure::new(Exit::Data, format!("the store could not be opened: {error}"))),
     }
+}
+
+/// The record of running deliveries in the data folder; the broker can do without.
+fn record(data: &Path, slots: usize) -> Option<Arc<InFlight>> {
+    let record = in_flight::open(data, slots).inspect_err(|error| {
+        warn!(%error, data = %data.display(), "The record of running deliveries can't be kept: a message that brings the broker down will not be known afterwards.");
+    });
+    record.ok().map(Arc::new)
 }
 
 /// The sandbox of `plan`, with its cache of compiled code in `cache_dir`.

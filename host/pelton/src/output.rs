@@ -146,6 +146,13 @@ pub(crate) fn bar(total: u64, what: &str, hidden: bool) -> ProgressBar {
     ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(what.to_owned())
 }
 
+/// A bar for `total` bytes on stderr; invisible where stderr is no terminal or `hidden`.
+pub(crate) fn bytes_bar(total: u64, what: &str, hidden: bool) -> ProgressBar {
+    let template = "{msg} [{bar:30}] {bytes}/{total_bytes} {eta}";
+    let style = ProgressStyle::with_template(template).expect("the template is constant").progress_chars("=> ");
+    bar(total, what, hidden).with_style(style)
+}
+
 /// A spinner on stderr; invisible where stderr is no terminal or `hidden`.
 pub(crate) fn spinner(what: &str, hidden: bool) -> ProgressBar {
     let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };

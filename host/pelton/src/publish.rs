@@ -19,6 +19,8 @@ const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How often a request is repeated that the broker could not take just now.
 const TRIES_MAX: u32 = 8;
 const PAUSE: Duration = Duration::from_secs(1);
+/// A request is not repeated where the broker asks for a longer pause than this.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Refused messages that are kept for the report; all are counted.
 pub(crate) const REFUSED_LISTED_MAX: usize = 1000;
 
@@ -46,6 +48,10 @@ pub(crate) struct Tally {
     pub(crate) accepted: u64,
     /// Of those, messages that every matching route filtered out.
     pub(crate) filtered: u64,
+    /// Of those, messages that had been accepted before, with the same ids.
+    pub(crate) duplicates: u64,
+    /// Of those, messages that wait for their time.
+    pub(crate) scheduled: u64,
     /// Messages refused in all.
     pub(crate) refused: u64,
     /// Requests sent.
@@ -118,7 +124,11 @@ struct Answer {
 
 #[derive(Debug, Deserialize)]
 struct AnswerItem {
+    id: String,
     targets: usize,
+    scheduled: Option<String>,
+    #[serde(default)]
+    duplicate: bool,
 }
 
 /// Why the rest was not sent.
@@ -136,12 +146,17 @@ pub(crate) struct Publisher<'a> {
     topic: Option<Topic>,
     waiting: Vec<Item>,
     waiting_bytes: usize,
+    /// Parameters of every request.
+    query: Vec<(&'static str, String)>,
     pub(crate) tally: Tally,
+    /// Id and handle of messages that wait for their time, until somebody takes them.
+    pub(crate) scheduled: Vec<(String, String)>,
 }
 
 impl<'a> Publisher<'a> {
-    pub(crate) fn new(client: &'a Client, batch: usize) -> Self {
-        Self { client, batch, topic: None, waiting: Vec::new(), waiting_bytes: 0, tally: Tally::default() }
+    pub(crate) fn new(client: &'a Client, batch: usize, query: Vec<(&'static str, String)>) -> Self {
+        let (waiting, scheduled) = (Vec::new(), Vec::new());
+        Self { client, batch, topic: None, waiting, waiting_bytes: 0, query, tally: Tally::default(), scheduled }
     }
 
     /// Adds a message; sends what waits when it does not belong to the same request.
@@ -168,10 +183,7 @@ impl<'a> Publisher<'a> {
                 continue;
             }
             match self.send(&topic, &part).await? {
-                Ok(answer) => {
-                    self.tally.accepted += part.len() as u64;
-                    self.tally.filtered += answer.messages.iter().filter(|message| message.targets == 0).count() as u64;
-                }
+                Ok(answer) => self.count(part.len(), answer),
                 Err(refused) => {
                     let (again, guilty) = blame(part, &refused);
                     guilty.into_iter().for_each(|item| self.tally.refuse(item));
@@ -180,6 +192,16 @@ impl<'a> Publisher<'a> {
             }
         }
         Ok(())
+    }
+
+    fn count(&mut self, messages: usize, answer: Answer) {
+        let count = |is: fn(&AnswerItem) -> bool| answer.messages.iter().filter(|item| is(item)).count() as u64;
+        self.tally.accepted += messages as u64;
+        self.tally.filtered += count(|item| item.targets == 0);
+        self.tally.duplicates += count(|item| item.duplicate);
+        self.tally.scheduled += count(|item| item.scheduled.is_some());
+        let handles = answer.messages.into_iter().filter_map(|item| Some((item.id, item.scheduled?)));
+        self.scheduled.extend(handles);
     }
 
     /// Sends one request; repeats it while the broker says that it did nothing and may do it later.
@@ -193,13 +215,14 @@ impl<'a> Publisher<'a> {
             let request = self
                 .client
                 .request(Method::POST, &format!("/v1/topics/{}", segment(topic.as_str())))
+                .query(&self.query)
                 .header(CONTENT_TYPE, "application/cloudevents-batch+json")
                 .body(body.clone());
             self.tally.requests += 1;
             match self.client.json(request).await {
                 Ok(answer) => return Ok(Ok(answer)),
                 Err(CallError::Refused(refused)) if may_repeat(&refused) && tries < TRIES_MAX => {
-                    tokio::time::sleep(refused.retry_after.unwrap_or(PAUSE).min(PAUSE * 10)).await;
+                    tokio::time::sleep(refused.retry_after.unwrap_or(PAUSE)).await;
                 }
                 Err(CallError::Refused(refused)) if is_about_messages(&refused) => return Ok(Err(refused)),
                 Err(CallError::Refused(refused)) => {
@@ -215,9 +238,10 @@ impl<'a> Publisher<'a> {
     }
 }
 
-/// Nothing was done, and the same request may succeed later.
+/// Nothing was done, and the same request may succeed before long: a full disk or a paused queue waits for somebody.
 fn may_repeat(refused: &Refused) -> bool {
-    refused.is_temporary() && refused.code != "unknown"
+    let is_soon = refused.retry_after.is_none_or(|after| after <= PAUSE_MAX);
+    refused.is_temporary() && refused.code != "unknown" && is_soon
 }
 
 /// Whether other messages might fare better: not so for a wrong token or a broken broker.

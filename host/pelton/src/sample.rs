@@ -2,7 +2,7 @@
 
 use std::io::BufReader;
 
-use pelton_core::broker::{Broker, Publish, PublishError};
+use pelton_core::broker::{Broker, Publish, PublishError, PublishOptions};
 use pelton_core::message::{Attributes, Message};
 use pelton_core::plan::SamplePlan;
 
@@ -33,6 +33,7 @@ pub(crate) async fn feed(broker: &Broker, sample: &SamplePlan) -> Result<Fed, St
         topic: Template::parse(&sample.topic).map_err(|error| format!("[dev] sample: {error}"))?,
         body: sample.body.clone(),
         id: None,
+        key: None,
     };
     let mut fed = Fed::default();
     let mut batch: Vec<(u64, Publish)> = Vec::with_capacity(BATCH);
@@ -78,7 +79,7 @@ async fn send(
 ) -> Result<(), String> {
     while !batch.is_empty() {
         let publishes = batch.iter().map(|(_, publish)| publish.clone()).collect();
-        match broker.publish(publishes).await {
+        match broker.publish(publishes, PublishOptions::default()).await {
             Ok(published) => {
                 fed.accepted += published.len();
                 return Ok(());

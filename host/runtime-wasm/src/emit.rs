@@ -1,11 +1,15 @@
 //! Emits: what a delivery publishes, checked at the call and held back until the delivery has settled.
 //!
 //! Invariants: what is kept stays within the delivery's limits, however often the guest calls; the n-th emit of a message
-//! gets the same id in every attempt; an emit that is kept is valid and has somewhere to go.
+//! gets the same id in every attempt; an emit that is kept is valid, but for what only the queues that it goes to look at
+//! (priority, order), and has somewhere to go.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pelton_core::broker::{PublishOptions, check_times};
+use pelton_core::clock::{Clock as _, SystemClock, WallMs};
+use pelton_core::engine::DELAY_MAX;
 use pelton_core::message::{Attributes, Message};
 use pelton_core::name::Topic;
 use pelton_core::runtime::{Emit, EmitGate, Limits};
@@ -45,8 +49,15 @@ impl Emits {
         self.kept
     }
 
-    /// Keeps `event` for `topic` and returns its id.
-    fn push(&mut self, topic: &str, event: Event, gate: &dyn EmitGate) -> Result<String, Refused> {
+    /// Keeps `event` for `topic`, to be delivered no earlier than `due`, and returns its id. `now` is asked only about times.
+    fn push(
+        &mut self,
+        topic: &str,
+        event: Event,
+        due: Option<WallMs>,
+        gate: &dyn EmitGate,
+        now: impl Fn() -> WallMs,
+    ) -> Result<String, Refused> {
         let bytes = self.bytes.saturating_add(size_of_event(topic, &event));
         if self.kept.len() >= self.count_max as usize {
             return Err(self.exceed(|emits| format!("a delivery may emit {} messages", emits.count_max)));
@@ -59,7 +70,10 @@ impl Emits {
         let topic = Topic::new(topic).map_err(|error| Refused::Invalid(error.to_string()))?;
         let id =
             Uuid::new_v5(&EMIT_IDS, format!("{}/{}", self.idempotency_key, self.kept.len()).as_bytes()).to_string();
-        check(&id, &topic, &event)?;
+        let message = check(&id, &topic, &event)?;
+        if due.is_some() || message.has_extensions() {
+            check_time(&message, due, now())?;
+        }
         if !gate.routes(&topic) {
             return Err(Refused::Invalid(format!("unroutable: no route matches topic '{topic}'")));
         }
@@ -68,6 +82,7 @@ impl Emits {
         self.kept.push(Emit {
             id: id.clone(),
             topic,
+            due,
             kind: type_,
             subject,
             content_type,
@@ -95,7 +110,7 @@ fn size_of_event(topic: &str, event: &Event) -> u64 {
 }
 
 /// Checks the attributes by the rules that hold for every message; source and time will be the broker's.
-fn check(id: &str, topic: &Topic, event: &Event) -> Result<(), Refused> {
+fn check(id: &str, topic: &Topic, event: &Event) -> Result<Message, Refused> {
     let extensions: Vec<(&str, &str)> =
         event.extensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let attributes = Attributes {
@@ -108,22 +123,33 @@ fn check(id: &str, topic: &Topic, event: &Event) -> Result<(), Refused> {
         data_schema: event.data_schema.as_deref(),
         extensions: &extensions,
     };
-    Message::new(&attributes, b"").map(drop).map_err(|error| Refused::Invalid(error.to_string()))
+    Message::new(&attributes, b"").map_err(|error| Refused::Invalid(error.to_string()))
+}
+
+/// Checks when the emit is to be delivered, by the rule that holds for every message. A time that is too far ahead uses up
+/// nothing: unlike the other limits, it is no sign of a handler that runs away.
+fn check_time(message: &Message, due: Option<WallMs>, now: WallMs) -> Result<(), Refused> {
+    if due.is_some_and(|due| due > now.plus(DELAY_MAX)) {
+        const DAY_SECONDS: u64 = 24 * 60 * 60;
+        let days = DELAY_MAX.as_secs() / DAY_SECONDS;
+        return Err(Refused::Limit(format!("an emit may be put off by {days} days at most")));
+    }
+    let options = PublishOptions { due, ttl: None };
+    check_times(message, options, now, DELAY_MAX).map_err(|error| Refused::Invalid(error.to_string()))
+}
+
+/// What the guest's own clock shows as well.
+fn now() -> WallMs {
+    SystemClock::new().wall()
 }
 
 impl emit::Host for Sandbox {
     fn emit(&mut self, topic: String, event: Event) -> wasmtime::Result<Result<String, Refused>> {
-        Ok(self.emits.push(&topic, event, self.gate.as_ref()))
+        Ok(self.emits.push(&topic, event, None, self.gate.as_ref(), now))
     }
 
-    fn emit_at(
-        &mut self,
-        _topic: String,
-        _event: Event,
-        _not_before: u64,
-    ) -> wasmtime::Result<Result<String, Refused>> {
-        let remedy = "emit-at is not available in this version of Pelton; use emit";
-        Ok(Err(Refused::Other(remedy.to_owned())))
+    fn emit_at(&mut self, topic: String, event: Event, not_before: u64) -> wasmtime::Result<Result<String, Refused>> {
+        Ok(self.emits.push(&topic, event, Some(WallMs(not_before)), self.gate.as_ref(), now))
     }
 }
 
@@ -165,7 +191,33 @@ mod tests {
             Refused::Limit(text) => format!("limit: {text}"),
             Refused::Other(text) => format!("other: {text}"),
         };
-        pushes.into_iter().map(|(topic, event)| emits.push(topic, event, &Orders).map_err(text)).collect()
+        let push = |(topic, event)| emits.push(topic, event, None, &Orders, || NOW).map_err(text);
+        pushes.into_iter().map(push).collect()
+    }
+
+    const NOW: WallMs = WallMs(1_767_225_600_000);
+
+    #[test]
+    fn an_emit_may_be_put_off_for_a_leap_year() {
+        let mut emits = emits("m");
+        let mut push = |due: Option<WallMs>, extension: Option<(&str, &str)>| {
+            let mut event = event(0);
+            event.extensions.extend(extension.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            let pushed = emits.push("orders.a", event, due, &Orders, || NOW);
+            pushed.map(|_| emits.kept.pop().and_then(|emit| emit.due)).map_err(|refused| format!("{refused:?}"))
+        };
+        let latest = NOW.plus(DELAY_MAX);
+        assert_eq!(push(Some(latest), None), Ok(Some(latest)));
+        assert_eq!(push(Some(WallMs(0)), None), Ok(Some(WallMs(0))), "the past means now");
+        let too_far = "Refused::Limit(\"an emit may be put off by 366 days at most\")".to_owned();
+        assert_eq!(push(Some(WallMs(latest.0 + 1)), None), Err(too_far.clone()));
+        assert_eq!(push(Some(WallMs(u64::MAX)), None), Err(too_far));
+        assert_eq!(push(None, Some(("deliverytime", "2026-06-01T00:00:00Z"))), Ok(None), "read when it is routed");
+        let both = push(Some(latest), Some(("deliverytime", "2026-06-01T00:00:00Z"))).expect_err("two times");
+        assert!(both.contains("attribute 'deliverytime' stands beside"), "{both}");
+        let odd = push(None, Some(("expirytime", "tomorrow"))).expect_err("no time");
+        assert!(odd.contains("attribute 'expirytime' is 'tomorrow', which is not RFC 3339"), "{odd}");
+        assert_eq!(emits.exceeded(), None);
     }
 
     #[test]

@@ -1,15 +1,18 @@
-//! Looking at and operating a running broker: queues, consumers, peeking, dead letters, redrive, discard.
+//! Looking at a running broker: queues, consumers, peeking; and dead letters: look, redrive, discard.
 
 use super::pull::PullError;
 use super::{Broker, UnknownQueue};
-use crate::engine::{Browse, Bulk, BulkAction, Counts, Cursor, Filter, Page, Progress, QueueCounts, Select};
+use crate::dispatch::BreakerStatus;
+use crate::engine::{
+    Browse, Bulk, BulkAction, Counts, Cursor, Filter, Page, Position, Progress, QueueCounts, QueueId, Select, Stored,
+};
 use crate::name::{ConsumerName, QueueName};
 use crate::runtime::Digest;
 
 /// A queue as an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueStatus {
-    /// Its figures.
+    /// Its figures, and whether it is paused or full.
     pub counts: QueueCounts,
     /// Where its dead letters go; none for one that holds dead letters, and for one no longer declared.
     pub dead_letter: Option<QueueName>,
@@ -26,8 +29,12 @@ pub struct ConsumerStatus {
     pub queue: QueueName,
     /// Deliveries that it may have at the same time.
     pub concurrency: usize,
-    /// Whether it runs.
+    /// Whether it could run.
     pub state: ConsumerState,
+    /// Whether an operator paused it.
+    pub paused: bool,
+    /// Whether it is held back because it fails whatever it gets; none where it has no breaker.
+    pub breaker: Option<BreakerStatus>,
 }
 
 /// Whether a consumer runs.
@@ -88,6 +95,8 @@ impl Broker {
                 .handler
                 .as_ref()
                 .map_or(ConsumerState::NoComponent, |handler| ConsumerState::Ready(handler.digest())),
+            paused: unit.paused,
+            breaker: self.inner.dispatch.breaker(&unit.name),
         };
         active.consumers.iter().map(status).collect()
     }
@@ -111,7 +120,21 @@ impl Broker {
         page.map_err(|error| self.pull_error(queue, error))
     }
 
-    /// One step of sending dead letters of `queue` back to where they died, or to the queue `to`.
+    /// The dead letter at `position` among those of `queue`, which may also be the queue that holds them; none where there is no
+    /// message, or not any more, or where it did not die.
+    ///
+    /// # Errors
+    /// [`PullError`].
+    pub async fn dead_letter(&self, queue: &str, position: Position) -> Result<Option<Stored>, PullError> {
+        let dead_letters = self.dead_letter_queue(queue)?;
+        let id = self.queue_id(dead_letters.as_str())?;
+        let found = self.inner.engine.read(id, position).await;
+        let found = found.map_err(|error| self.pull_error(dead_letters.as_str(), error))?;
+        Ok(found.filter(|stored| stored.dead.is_some()))
+    }
+
+    /// One step of sending dead letters of `queue` back to where they died, or to the queue `to`: those that are selected and pass
+    /// the filter.
     ///
     /// # Errors
     /// [`PullError`]; also when `to` is unknown.
@@ -120,14 +143,17 @@ impl Broker {
         queue: &str,
         to: Option<&str>,
         select: Select,
+        filter: Filter,
         after: Option<Cursor>,
         max: usize,
     ) -> Result<Progress, PullError> {
         let to = to.map(|name| self.queue_id(name)).transpose()?;
-        self.bulk(queue, BulkAction::Redrive(to), select, after, max).await
+        let action = BulkAction::Redrive(to);
+        self.bulk(queue, |queue| Bulk { queue, select, filter, action, after, max }).await
     }
 
-    /// One step of deleting messages of `queue` for good.
+    /// One step of deleting messages of `queue` for good: those that are selected and pass the filter. With all and an open filter
+    /// it is a purge.
     ///
     /// # Errors
     /// [`PullError`].
@@ -135,23 +161,17 @@ impl Broker {
         &self,
         queue: &str,
         select: Select,
+        filter: Filter,
         after: Option<Cursor>,
         max: usize,
     ) -> Result<Progress, PullError> {
-        self.bulk(queue, BulkAction::Discard, select, after, max).await
+        let action = BulkAction::Discard;
+        self.bulk(queue, |queue| Bulk { queue, select, filter, action, after, max }).await
     }
 
-    async fn bulk(
-        &self,
-        queue: &str,
-        action: BulkAction,
-        select: Select,
-        after: Option<Cursor>,
-        max: usize,
-    ) -> Result<Progress, PullError> {
+    async fn bulk(&self, queue: &str, job: impl FnOnce(QueueId) -> Bulk) -> Result<Progress, PullError> {
         let id = self.queue_id(queue)?;
-        let progress =
-            self.inner.engine.bulk(Bulk { queue: id, select, filter: Filter::default(), action, after, max }).await;
+        let progress = self.inner.engine.bulk(job(id)).await;
         progress.map_err(|error| self.pull_error(queue, error))
     }
 }

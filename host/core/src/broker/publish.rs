@@ -1,10 +1,12 @@
-//! Accepting messages: route each, then store all of a request or none.
+//! Accepting messages: route each, then store all of a request or none, and say what became of each.
 
-use super::{Active, Broker};
-use crate::engine::{Append, DeadCode, DeadReason, EngineError, EntryOptions, NewEntry, QueueId, RequestError};
+use super::admit::Admitted;
+use super::options::PublishOptions;
+use super::scheduled::ScheduledHandle;
+use super::{Broker, refusal};
+use crate::engine::{Appended, EngineError};
 use crate::message::Message;
-use crate::name::Topic;
-use crate::route::{Routed, Router};
+use crate::name::{QueueName, Topic};
 
 /// A message and where it is published to.
 #[derive(Debug, Clone)]
@@ -20,14 +22,19 @@ pub struct Publish {
 pub struct Published {
     /// The message's id.
     pub id: String,
-    /// How many queues it went to, dead-letter queues included; 0: every route that matched its topic filtered it out.
+    /// How many queues it went to, dead-letter queues included; 0: every route that matched its topic filtered it out. Of a
+    /// double, to how many it went the first time.
     pub targets: usize,
+    /// It was stored before, within the topic's dedup window, and was not stored again.
+    pub duplicate: bool,
+    /// What cancels it, where it waits for its time. None of a double: its handle went out when it was stored.
+    pub scheduled: Option<ScheduledHandle>,
 }
 
 /// Why a publish request was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Nothing was stored; each item says what is wrong with one message.
+    /// Nothing was stored; each item says what is wrong with one message. Not empty.
     #[error("{} of the messages can't be accepted, so none was: {}", .0.len(), .0.first().map(|first| first.detail.as_str()).unwrap_or_default())]
     Refused(Vec<Refusal>),
     /// The engine could not; the error says whether it may have been done.
@@ -38,12 +45,22 @@ pub enum PublishError {
 /// What is wrong with one message of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its place in the request, from 0.
+    /// Its place in the request, from 0. Where none is to blame (a full disk), the first.
     pub index: usize,
     /// The kind of refusal.
     pub code: RefusalCode,
     /// For people.
     pub detail: String,
+    /// The attribute, for [`RefusalCode::InvalidAttribute`].
+    pub attribute: Option<Box<str>>,
+    /// The queue, for [`RefusalCode::QueueFull`].
+    pub queue: Option<QueueName>,
+}
+
+impl Refusal {
+    pub(super) fn new(index: usize, code: RefusalCode, detail: String) -> Self {
+        Self { index, code, detail, attribute: None, queue: None }
+    }
 }
 
 /// The kinds of refusal.
@@ -53,6 +70,14 @@ pub enum RefusalCode {
     Unroutable,
     /// The body is over the limit.
     TooLarge,
+    /// An attribute says something about the delivery that can't be met.
+    InvalidAttribute,
+    /// The topic's dedup window knows its identity with another body.
+    IdReused,
+    /// A queue that it goes to is full; later it may fit.
+    QueueFull,
+    /// The disk is; later it may fit.
+    DiskFull,
 }
 
 impl RefusalCode {
@@ -62,6 +87,10 @@ impl RefusalCode {
         match self {
             Self::Unroutable => "unroutable",
             Self::TooLarge => "too-large",
+            Self::InvalidAttribute => "invalid-attribute",
+            Self::IdReused => "id-reused",
+            Self::QueueFull => "queue-full",
+            Self::DiskFull => "disk-full",
         }
     }
 }
@@ -71,79 +100,56 @@ impl Broker {
     ///
     /// # Errors
     /// [`PublishError::Refused`]: nothing stored. [`PublishError::Engine`]: see there.
-    pub async fn publish(&self, batch: Vec<Publish>) -> Result<Vec<Published>, PublishError> {
-        let (append, published) = {
+    pub async fn publish(&self, batch: Vec<Publish>, options: PublishOptions) -> Result<Vec<Published>, PublishError> {
+        let now = self.inner.clock.wall();
+        let mut admitted = {
             let active = self.inner.active.load();
-            self.admit(&active, &batch).inspect_err(|refusals| {
-                let unroutable = refusals.iter().filter(|refusal| refusal.code == RefusalCode::Unroutable).count();
-                self.inner.metrics.unroutable.inc_by(unroutable as u64);
-            })
-        }
-        .map_err(PublishError::Refused)?;
-        let routed = append.entries.len() as u64;
+            active.admit(&batch, options, now).map_err(|refusals| self.refused(refusals))?
+        };
+        let mut routed = admitted.append.entries.len();
+        let mut doubles = 0;
         if routed > 0 {
-            self.inner.engine.append(append).await.map_err(|error| match error {
-                RequestError::Engine(error) => error,
-                RequestError::QueueFull(_)
-                | RequestError::IdReused(_)
-                | RequestError::Ticked(_)
-                | RequestError::DiskFull => EngineError::Unavailable,
-                // Ids come from `define` and queues are never removed, so only a reopened, other store could say so.
-                RequestError::UnknownQueue(id) => EngineError::Corrupt(format!("the queue with id {} vanished", id.0)),
-                RequestError::InvalidCursor(error) => EngineError::Corrupt(format!("an append was answered: {error}")),
-            })?;
+            let append = std::mem::take(&mut admitted.append);
+            match self.inner.engine.append(append).await {
+                Ok(appended) => (routed, doubles) = admitted.note(&appended),
+                Err(error) => {
+                    let active = self.inner.active.load_full();
+                    let incoming = super::Incoming { now, hops: 0, options };
+                    let refusal = refusal::of(&active, &batch, incoming, &admitted.identified, error)?;
+                    return Err(self.refused(vec![refusal]));
+                }
+            }
         }
-        self.inner.metrics.accepted.inc_by(published.len() as u64);
-        self.inner.metrics.routed.inc_by(routed);
-        Ok(published)
+        self.inner.metrics.accepted.inc_by((admitted.published.len() - doubles) as u64);
+        self.inner.metrics.duplicates.inc_by(doubles as u64);
+        self.inner.metrics.routed.inc_by(routed as u64);
+        Ok(admitted.published)
     }
 
-    fn admit(&self, active: &Active, batch: &[Publish]) -> Result<(Append, Vec<Published>), Vec<Refusal>> {
-        let mut entries = Vec::with_capacity(batch.len());
-        let mut published = Vec::with_capacity(batch.len());
-        let mut refusals = Vec::new();
-        for (index, Publish { topic, message }) in batch.iter().enumerate() {
-            let bytes_max = active.plan.broker.message_bytes_max;
-            if message.data().len() as u64 > bytes_max {
-                let detail = format!(
-                    "the body has {} bytes; at most {bytes_max} are allowed ([broker] max-message)",
-                    message.data().len()
-                );
-                refusals.push(Refusal { index, code: RefusalCode::TooLarge, detail });
-                continue;
-            }
-            let before = entries.len();
-            if route_entries(&active.plan.router, &active.queue_ids, topic, message, 0, &mut entries) {
-                published.push(Published { id: message.id().to_owned(), targets: entries.len() - before });
-            } else {
-                // Only the first is worth the search: mostly the others have the same mistake.
-                let near = refusals.is_empty().then(|| active.plan.router.nearest(topic)).flatten();
-                let near = near.map(|pattern| format!(" (the nearest is '{pattern}')")).unwrap_or_default();
-                let detail = format!("no route matches topic '{topic}'{near}; add one to [[routes]] or mend the topic");
-                refusals.push(Refusal { index, code: RefusalCode::Unroutable, detail });
-            }
-        }
-        if refusals.is_empty() { Ok((entries.into(), published)) } else { Err(refusals) }
+    fn refused(&self, refusals: Vec<Refusal>) -> PublishError {
+        let unroutable = refusals.iter().filter(|refusal| refusal.code == RefusalCode::Unroutable).count();
+        self.inner.metrics.unroutable.inc_by(unroutable as u64);
+        PublishError::Refused(refusals)
     }
 }
 
-/// Appends to `into` what the routes make of `message`; whether any route's pattern matched. `queue_ids` is by queue index.
-pub fn route_entries(
-    router: &Router,
-    queue_ids: &[QueueId],
-    topic: &Topic,
-    message: &Message,
-    hops: u8,
-    into: &mut Vec<NewEntry>,
-) -> bool {
-    let Routed { matched, entries } = router.route(topic, message);
-    into.extend(entries.into_iter().map(|entry| NewEntry {
-        queue: queue_ids[entry.queue.0],
-        topic: topic.clone(),
-        message: entry.message,
-        hops,
-        options: EntryOptions::default(),
-        dead: entry.failed.map(|detail| DeadReason { code: DeadCode::RouteFailed, detail }),
-    }));
-    matched
+impl Admitted {
+    /// Takes note of where the entries went; how many entries were stored, and how many messages were known already.
+    fn note(&mut self, appended: &Appended) -> (usize, usize) {
+        let mut routed = appended.positions.len();
+        for duplicate in &appended.duplicates {
+            let published = &mut self.published[self.identified[duplicate.identity]];
+            routed -= published.targets;
+            published.targets = duplicate.targets as usize;
+            published.duplicate = true;
+        }
+        for delayed in std::mem::take(&mut self.delayed) {
+            let published = &mut self.published[delayed.message];
+            if !published.duplicate {
+                let places = delayed.entries.into_iter().map(|(entry, queue)| (queue, appended.positions[entry]));
+                published.scheduled = ScheduledHandle::new(delayed.due, places.collect());
+            }
+        }
+        (routed, appended.duplicates.len())
+    }
 }

@@ -102,6 +102,14 @@ impl Broker {
         results.into_iter().map(|result| result.map_err(ExtendError::from)).collect()
     }
 
+    /// Gives leases back uncounted, at their old place: for a consumer that is gone before it got them. Lost leases are
+    /// passed over.
+    pub async fn release(&self, leases: Vec<LeaseToken>) {
+        if !leases.is_empty() {
+            self.inner.engine.release(leases).await;
+        }
+    }
+
     fn settlement(&self, lease: LeaseToken, outcome: PullOutcome) -> Settlement {
         let now = self.inner.clock.wall();
         let outcome = match outcome {
@@ -127,21 +135,24 @@ impl Broker {
         Settlement { lease, attempt, verdict }
     }
 
-    /// The policy of the lease's queue; of an undeclared queue, the default one.
+    /// The policy of the lease's queue; of an undeclared queue, the one that it was declared with last.
     fn retry_policy(&self, lease: LeaseToken) -> RetryPolicy {
         let active = self.inner.active.load();
-        let at = active.queue_ids.iter().position(|id| *id == lease.queue);
-        at.map_or_else(RetryPolicy::default, |at| active.plan.queues[at].retry.clone())
+        let declared = active.queue(lease.queue).map(|queue| &queue.retry);
+        declared.or_else(|| active.kept_retries.get(&lease.queue)).cloned().unwrap_or_default()
     }
 
     pub(super) fn pull_error(&self, queue: &str, error: RequestError) -> PullError {
         match error {
             RequestError::Engine(error) => PullError::Engine(error),
             RequestError::InvalidCursor(error) => PullError::InvalidCursor(error),
+            // Of appends alone.
             RequestError::QueueFull(_)
             | RequestError::IdReused(_)
             | RequestError::Ticked(_)
-            | RequestError::DiskFull => PullError::Engine(EngineError::Unavailable),
+            | RequestError::DiskFull => {
+                PullError::Engine(EngineError::Corrupt(format!("a call on a queue was answered: {error}")))
+            }
             RequestError::UnknownQueue(_) => UnknownQueue { name: queue.to_owned(), nearest: None }.into(),
         }
     }

@@ -7,9 +7,10 @@ use toml::de::DeValue;
 
 use super::defaults;
 use super::queues::Queues;
+use super::retry;
 use super::section::{Entry, Section, describe, integer_value};
 use crate::name::ConsumerName;
-use crate::plan::{BreakerPlan, ConsumerCode, ConsumerPlan};
+use crate::plan::{ConsumerCode, ConsumerPlan};
 use crate::runtime::Limits;
 
 /// Reads all of `[consumers]`; no consumer may want more than `slots` deliveries at once.
@@ -43,8 +44,7 @@ fn consumer(
 ) -> Option<ConsumerPlan> {
     let problems = section.problems();
     let queue = section.text("queue");
-    let is_given = |key: &str| section.entries().any(|entry| entry.key == key);
-    if entry.value.get_ref().is_table() && queue.is_none() && !is_given("queue") && !is_given("stream") {
+    if entry.value.get_ref().is_table() && queue.is_none() && !section.has("queue") && !section.has("stream") {
         problems.error(
             entry.key_span(),
             format!("{} has no `queue`", section.name()),
@@ -61,19 +61,18 @@ fn consumer(
     let concurrency = section.integer("concurrency", &(1..=most)).and_then(|wanted| usize::try_from(wanted).ok());
     let limits = limits(&section);
     let config = section.get("config").map(|entry| config(entry, &section)).unwrap_or_default();
+    let default = queue.map(|queue| queues.plans[queue.0].retry.clone()).unwrap_or_default();
+    let retry = retry::policy(&section, &default);
+    let breaker = retry::breaker(&section);
     section.finish(&["allow-hosts", "batch", "instances", "priority", "secrets", "state", "stream"]);
     let concurrency = concurrency.unwrap_or(defaults::CONCURRENCY.min(slots));
-    let queue = queue?;
-    let retry = queues.plans[queue.0].retry.clone();
-    let breaker = Some(BreakerPlan::default());
-    Some(ConsumerPlan { name: name?, queue, code: code?, concurrency, limits, config, retry, breaker })
+    Some(ConsumerPlan { name: name?, queue: queue?, code: code?, concurrency, limits, config, retry, breaker })
 }
 
 fn code(section: &Section<'_, '_>, entry: Entry<'_>, folder: &Path) -> Option<ConsumerCode> {
     let problems = section.problems();
     let component = section.filled_text("component");
     let source = section.filled_text("source");
-    let is_given = |key: &str| section.entries().any(|entry| entry.key == key);
     match (component, source) {
         (Some(_), Some(source)) => {
             let help = "`component` is a .wasm file, `source` a folder that is compiled; leave one out";
@@ -87,7 +86,7 @@ fn code(section: &Section<'_, '_>, entry: Entry<'_>, folder: &Path) -> Option<Co
         (Some(component), None) => Some(ConsumerCode::Component(folder.join(component.value))),
         (None, Some(source)) => Some(ConsumerCode::Source(folder.join(source.value))),
         (None, None) => {
-            if entry.value.get_ref().is_table() && !is_given("component") && !is_given("source") {
+            if entry.value.get_ref().is_table() && !section.has("component") && !section.has("source") {
                 let message = format!("{} has neither `component` nor `source`", section.name());
                 let help = "add component = \"FILE.wasm\", or source = \"FOLDER\" of a cargo package";
                 problems.error(entry.key_span(), message, help.to_owned());

@@ -12,6 +12,8 @@ pub const MESSAGE_BYTES: u64 = 1 << 20;
 pub const MESSAGE_BYTES_RANGE: RangeInclusive<u64> = 1 << 10..=64 << 20;
 /// `[broker] min-free-disk`.
 pub const FREE_DISK_BYTES: u64 = 128 << 20;
+/// Bounds of `[broker] min-free-disk`; 0: publishing goes on until the disk is full.
+pub const FREE_DISK_BYTES_RANGE: RangeInclusive<u64> = 0..=1 << 50;
 /// `[broker] max-hops`.
 pub const HOPS: u8 = 16;
 /// Bounds of `[broker] max-hops`.
@@ -29,7 +31,17 @@ pub const SLOTS: usize = 256;
 /// Bounds of `[sandbox] slots`.
 pub const SLOTS_RANGE: RangeInclusive<u64> = 1..=4096;
 
-/// Bounds of `[queues.NAME] max-attempts`: every attempt leaves a record with its message.
+/// Ten years, as durations are written. Nothing is kept for longer.
+const YEARS: Duration = Duration::from_secs(10 * 31_557_600);
+/// Bounds of `[queues.NAME] max-messages`.
+pub const QUEUE_MESSAGES_RANGE: RangeInclusive<u64> = 1..=1_000_000_000_000;
+/// Bounds of `[queues.NAME] max-bytes`.
+pub const QUEUE_BYTES_RANGE: RangeInclusive<u64> = 1 << 10..=1 << 50;
+/// Bounds of `[queues.NAME] ttl`.
+pub const TTL_RANGE: RangeInclusive<Duration> = Duration::from_millis(1)..=YEARS;
+/// Bounds of `max-age`.
+pub const AGE_RANGE: RangeInclusive<Duration> = Duration::from_millis(1)..=YEARS;
+/// Bounds of `max-attempts`: every attempt leaves a record with its message.
 pub const ATTEMPTS_RANGE: RangeInclusive<u64> = 1..=1_000;
 /// Bounds of `backoff.initial` and `backoff.max`.
 pub const BACKOFF_RANGE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(7 * 24 * 3600);
@@ -37,6 +49,11 @@ pub const BACKOFF_RANGE: RangeInclusive<Duration> = Duration::from_millis(1)..=D
 pub const FACTOR_RANGE: RangeInclusive<f64> = 1.0..=1_000.0;
 /// Bounds of `backoff.jitter`.
 pub const JITTER_RANGE: RangeInclusive<f64> = 0.0..=1.0;
+
+/// Bounds of `breaker.failures`.
+pub const FAILURES_RANGE: RangeInclusive<u64> = 1..=10_000;
+/// Bounds of `breaker.probe` and `breaker.max`.
+pub const PROBE_RANGE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
 
 /// `[consumers.NAME] concurrency`, or the sandbox's slots where there are fewer.
 pub const CONCURRENCY: usize = 16;
@@ -67,3 +84,9 @@ pub const ROUTES_MAX: usize = 1_000;
 pub const QUEUES_MAX: usize = 1_000;
 /// Most `[consumers.*]`.
 pub const CONSUMERS_MAX: usize = 1_000;
+/// Most `[topics.*]`: a topic is compared with one after another.
+pub const TOPICS_MAX: usize = 1_000;
+/// Bounds of `[topics.PATTERN] dedup`: every message leaves a record for so long.
+pub const WINDOW_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+/// Most `[[schedules]]`.
+pub const SCHEDULES_MAX: usize = 1_000;

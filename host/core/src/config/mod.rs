@@ -1,4 +1,5 @@
-//! broker.toml to a [`Plan`]: parsing, defaults, checks. Pure: it reads no file and no environment.
+//! broker.toml to a [`Plan`]: parsing, defaults, checks. Pure: it reads no file and no environment, but for the time zones that
+//! schedules name.
 //!
 //! Every table is walked key by key ([`section`]) instead of being deserialized: so all mistakes are told at once, each
 //! with its place, and a key that a later version will know is told from one that nobody knows. What holds where nothing
@@ -7,11 +8,15 @@
 mod consumers;
 pub mod defaults;
 mod problems;
+mod queue;
 mod queues;
+mod retry;
 mod routes;
+mod schedules;
 mod section;
 mod settings;
 mod toml_text;
+mod topics;
 
 #[cfg(test)]
 mod tests;
@@ -22,10 +27,11 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use crate::plan::Plan;
-use crate::route::Router;
+use crate::plan::{Plan, QueueIndex};
+use crate::route::{Route, Router};
 use problems::Problems;
 use queues::Queues;
+use schedules::Door;
 use section::Section;
 
 /// Largest configuration, in bytes.
@@ -77,17 +83,25 @@ fn plan(document: &DeTable<'_>, problems: &Problems<'_>, folder: &Path) -> Plan 
     let queues = Queues::read(&root.table("queues", "[queues]"));
     let routes = routes::read(root.get("routes"), &queues, problems);
     let consumers = consumers::read(&root.table("consumers", "[consumers]"), &queues, sandbox.slots, folder);
-    root.finish(&["amqp", "cluster", "kafka", "mqtt", "redis", "schedules", "sqs", "stomp", "streams"]);
-    if routes.is_empty() && !problems.has_errors() {
-        problems.warning(0..0, "there are no routes, so nothing can be published", "add [[routes]]".to_owned());
-    } else {
-        let routed: BTreeSet<_> = routes.iter().flat_map(|route| route.targets.iter().copied()).collect();
-        queues.warn_of_unused(&routed, problems);
-    }
-    let router = Arc::new(Router::new(routes, broker.message_bytes_max));
+    let dedup = topics::read(&root.table("topics", "[topics]"), &routes.routes);
+    check_use(&queues, &routes.routes, problems);
+    let router = Arc::new(Router::new(routes.routes, broker.message_bytes_max));
+    let door = Door { router: &router, is_whole: routes.is_whole, message_bytes_max: broker.message_bytes_max };
+    let schedules = schedules::read(root.get("schedules"), &door, problems);
+    root.finish(&["amqp", "cluster", "kafka", "mqtt", "redis", "sqs", "stomp", "streams"]);
     let queues = queues.plans;
-    let (dedup, schedules) = (Vec::new(), Vec::new());
     Plan { broker, http, sandbox, queues, router, consumers, dedup, schedules, dev, warnings: Vec::new() }
+}
+
+/// Looks for queues that make no sense with these routes; where there are none at all, for that alone.
+fn check_use(queues: &Queues, routes: &[Route], problems: &Problems<'_>) {
+    let routed: BTreeSet<_> = if routes.is_empty() && !problems.has_errors() {
+        problems.warning(0..0, "there are no routes, so nothing can be published", "add [[routes]]".to_owned());
+        (0..queues.plans.len()).map(QueueIndex).collect()
+    } else {
+        routes.iter().flat_map(|route| route.targets.iter().copied()).collect()
+    };
+    queues.check(&routed, problems);
 }
 
 /// The one of `candidates` that `word` was probably meant to be, if one is near enough: a slip or two, not another word.

@@ -1,15 +1,14 @@
 //! `[queues.NAME]`, and the dead-letter queues that follow from them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 use super::problems::Problems;
-use super::section::{Entry, Section};
+use super::queue::{self, Declared, Settings};
+use super::section::Section;
 use super::{defaults, nearest};
-use crate::engine::{Bounds, Expired, Order};
+use crate::engine::{Expired, Overflow};
 use crate::name::{NAME_BYTES_MAX, QueueName};
-use crate::plan::{KEY_DEFAULT, QueueIndex, QueuePlan};
-use crate::retry::{Backoff, RetryPolicy};
+use crate::plan::{QueueIndex, QueuePlan};
 
 /// What the name of a dead-letter queue ends with, unless it is given.
 pub(super) const DEAD_SUFFIX: &str = ".dead";
@@ -17,15 +16,7 @@ pub(super) const DEAD_SUFFIX: &str = ".dead";
 /// All queues, and where the declared ones stand.
 pub(super) struct Queues {
     pub(super) plans: Vec<QueuePlan>,
-    /// Of declared queues only.
-    places: BTreeMap<QueueName, Range<usize>>,
-}
-
-/// One `[queues.NAME]` as it stands there.
-struct Declared {
-    place: Range<usize>,
-    retry: RetryPolicy,
-    dead_letter: Option<(QueueName, Range<usize>)>,
+    declared: BTreeMap<QueueName, Declared>,
 }
 
 impl Queues {
@@ -40,7 +31,7 @@ impl Queues {
             }
             match QueueName::new(entry.key) {
                 Ok(name) => {
-                    let queue = queue(Section::of(format!("[queues.{}]", entry.key), entry, problems), entry);
+                    let queue = queue::read(Section::of(format!("[queues.{}]", entry.key), entry, problems), entry);
                     declared.insert(name, queue);
                 }
                 Err(error) => problems.error(entry.key_span(), error.to_string(), None),
@@ -54,19 +45,14 @@ impl Queues {
         let names: BTreeSet<&QueueName> = declared.keys().chain(dead_letters.values()).collect();
         let index: BTreeMap<&QueueName, QueueIndex> =
             names.iter().enumerate().map(|(at, name)| (*name, QueueIndex(at))).collect();
-        let plan = |name: &QueueName| QueuePlan {
-            name: name.clone(),
-            retry: declared.get(name).map(|queue| queue.retry.clone()).unwrap_or_default(),
-            dead_letter: dead_letters.get(name).map(|dead| index[dead]),
-            order: Order::Arrival,
-            key: KEY_DEFAULT.into(),
-            priority: false,
-            ttl: None,
-            expired: Expired::default(),
-            bounds: Bounds::default(),
+        let plan = |name: &QueueName| {
+            let settings = declared.get(name).map(|queue| queue.settings.clone()).unwrap_or_default();
+            let Settings { retry, order, key, priority, ttl, expired, bounds } = settings;
+            let dead_letter = dead_letters.get(name).map(|dead| index[dead]);
+            QueuePlan { name: name.clone(), retry, dead_letter, order, key, priority, ttl, expired, bounds }
         };
         let plans = names.iter().map(|name| plan(name)).collect();
-        Self { plans, places: declared.into_iter().map(|(name, queue)| (name, queue.place)).collect() }
+        Self { plans, declared }
     }
 
     /// The queue that is called `name`.
@@ -80,18 +66,41 @@ impl Queues {
         Err(missing(name, self.plans.iter().map(|plan| plan.name.as_str())))
     }
 
-    /// Warns of declared queues that nothing is routed to and that hold no dead letters.
-    pub(super) fn warn_of_unused(&self, routed: &BTreeSet<QueueIndex>, problems: &Problems<'_>) {
+    /// Looks for what declared queues say that makes no sense among the others: `routed` are those that routes lead to.
+    pub(super) fn check(&self, routed: &BTreeSet<QueueIndex>, problems: &Problems<'_>) {
         for (at, plan) in self.plans.iter().enumerate() {
+            let Some(declared) = self.declared.get(&plan.name) else { continue };
             let index = QueueIndex(at);
-            let is_dead_letters = self.plans.iter().any(|other| other.dead_letter == Some(index));
-            if let Some(place) = self.places.get(&plan.name)
-                && !routed.contains(&index)
-                && !is_dead_letters
-            {
+            let is_routed = routed.contains(&index);
+            if self.plans.iter().any(|other| other.dead_letter == Some(index)) {
+                check_holder(plan, declared, is_routed, problems);
+            } else if !is_routed {
                 let help = format!("add \"queue:{}\" to the `to` of a route", plan.name);
-                problems.warning(place.clone(), format!("nothing is routed to the queue '{}'", plan.name), help);
+                let message = format!("nothing is routed to the queue '{}'", plan.name);
+                problems.warning(declared.place.clone(), message, help);
             }
+        }
+    }
+}
+
+/// Looks for what makes no sense for a queue that holds dead letters.
+fn check_holder(plan: &QueuePlan, declared: &Declared, is_routed: bool, problems: &Problems<'_>) {
+    let QueuePlan { name, bounds, expired, .. } = plan;
+    let place = |key| declared.places.get(key).cloned();
+    if let Some(place) = place("overflow").filter(|_| bounds.overflow == Overflow::DeadLetter) {
+        let message = format!("'{name}' holds dead letters and has no queue for its own");
+        problems.error(place, message, "write \"refuse\" or \"drop-oldest\"".to_owned());
+    }
+    if let Some(place) = place("expired").filter(|_| *expired == Expired::DeadLetter) {
+        let message =
+            format!("'{name}' holds dead letters and has no queue for its own: what expires in it is deleted");
+        problems.warning(place, message, "write \"drop\", which says so".to_owned());
+    }
+    for key in ["ttl", "max-messages", "max-bytes"] {
+        if let Some(place) = place(key).filter(|_| !is_routed) {
+            let message = format!("`{key}` has no effect: nothing comes into '{name}' but dead letters");
+            let help = if key == "ttl" { "they don't expire; leave it out" } else { "they always fit; leave it out" };
+            problems.warning(place, message, help.to_owned());
         }
     }
 }
@@ -109,65 +118,6 @@ fn missing<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
 fn key(name: &str) -> String {
     let bare = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     if bare { name.to_owned() } else { format!("{name:?}") }
-}
-
-fn queue(section: Section<'_, '_>, entry: Entry<'_>) -> Declared {
-    let problems = section.problems();
-    if let Some(order) = section.text("order") {
-        match order.value {
-            "arrival" => {}
-            "key" => problems.error(
-                order.span,
-                "`order = \"key\"` is not supported by this version yet",
-                "leave it out".to_owned(),
-            ),
-            other => {
-                let help = "write \"arrival\", which is the default".to_owned();
-                problems.error(order.span, format!("'{other}' is not an order"), help);
-            }
-        }
-    }
-    let default = RetryPolicy::default();
-    let retry = RetryPolicy {
-        max_attempts: section
-            .integer("max-attempts", &defaults::ATTEMPTS_RANGE)
-            .and_then(|attempts| u32::try_from(attempts).ok())
-            .unwrap_or(default.max_attempts),
-        max_age: None,
-        backoff: section.get("backoff").map_or(default.backoff, |entry| {
-            backoff(Section::of(format!("{} backoff", section.name()), entry, problems), entry)
-        }),
-    };
-    let dead_letter = section.text("dead-letter").and_then(|text| match QueueName::new(text.value) {
-        Ok(name) => Some((name, text.span)),
-        Err(error) => {
-            problems.error(text.span, error.to_string(), None);
-            None
-        }
-    });
-    section.finish(&["delay", "dedup", "max-bytes", "max-messages", "priority", "retain", "ttl"]);
-    Declared { place: entry.key_span(), retry, dead_letter }
-}
-
-fn backoff(section: Section<'_, '_>, entry: Entry<'_>) -> Backoff {
-    let default = Backoff::default();
-    let initial = section.duration("initial", &defaults::BACKOFF_RANGE);
-    let max = section.duration("max", &defaults::BACKOFF_RANGE);
-    let backoff = Backoff {
-        initial: initial.unwrap_or(default.initial),
-        factor: section.number("factor", &defaults::FACTOR_RANGE).unwrap_or(default.factor),
-        // Without a word about it, the longest wait follows a first one that is longer than the default.
-        max: max.unwrap_or(default.max.max(initial.unwrap_or_default())),
-        jitter: section.number("jitter", &defaults::JITTER_RANGE).unwrap_or(default.jitter),
-    };
-    if backoff.initial > backoff.max {
-        let show = humantime::format_duration;
-        let message =
-            format!("the first wait ({}) is longer than the longest ({})", show(backoff.initial), show(backoff.max));
-        section.problems().error(entry.span(), message, "raise `max` or lower `initial`".to_owned());
-    }
-    section.finish(&[]);
-    backoff
 }
 
 /// Which queue each declared queue's dead letters go to. Queues that hold dead letters have none themselves.

@@ -142,6 +142,35 @@ impl<'t, 'p> Section<'t, 'p> {
         Some(Placed { value: texts, span: entry.span() })
     }
 
+    /// The bool under `key`.
+    pub(super) fn truth(&self, key: &'static str) -> Option<Placed<bool>> {
+        let entry = self.get(key)?;
+        let value = entry.value.get_ref().as_bool();
+        if value.is_none() {
+            self.wrong(entry, "true or false");
+        }
+        Some(Placed { value: value?, span: entry.span() })
+    }
+
+    /// What the word under `key` stands for, which must be one of `words`.
+    pub(super) fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<Placed<T>> {
+        let text = self.text(key)?;
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text.value) {
+            return Some(Placed { value: *value, span: text.span });
+        }
+        let near = nearest(text.value, words.iter().map(|(word, _)| *word));
+        let help = near.map(|near| format!("did you mean \"{near}\"?"));
+        let quoted: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let message = format!("`{key}` is \"{}\"; it may be {}", text.value, either(&quoted));
+        self.problems.error(text.span, message, help);
+        None
+    }
+
+    /// Whether `key` is there, whatever it says.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries().any(|entry| entry.key == key)
+    }
+
     /// The whole number under `key`, which must lie in `range`.
     pub(super) fn integer(&self, key: &'static str, range: &RangeInclusive<u64>) -> Option<u64> {
         let entry = self.get(key)?;
@@ -236,8 +265,36 @@ impl<'t, 'p> Section<'t, 'p> {
     }
 }
 
+/// The tables of the list that `entry` holds, at most `max` of them; each is one `what`.
+pub(super) fn list<'t>(entry: Entry<'t>, what: &str, max: usize, problems: &Problems<'_>) -> Vec<Entry<'t>> {
+    let Some(list) = entry.value.get_ref().as_array() else {
+        let found = describe(entry.value.get_ref());
+        let message = format!("`{}` is {found}; a list of tables was expected", entry.key);
+        problems.error(entry.span(), message, format!("start every {what} with [[{}]]", entry.key));
+        return Vec::new();
+    };
+    if let Some(item) = list.get(max) {
+        problems.error(item.span(), format!("there are more than {max} {what}s"), None);
+    }
+    list.iter().take(max).map(|value| Entry { value, ..entry }).collect()
+}
+
+/// The first line of a table: a marker over all of it would hide the place.
+pub(super) fn header(span: Range<usize>, text: &str) -> Range<usize> {
+    let end = text[span.start..].find('\n').map_or(text.len(), |at| span.start + at);
+    span.start..span.end.min(end)
+}
+
 const DURATION_HELP: &str = "write it like \"250ms\", \"30s\", \"5m\" or \"1h30m\"";
 const SIZE_HELP: &str = "write it like \"512KiB\", \"64MiB\" or \"1GiB\"";
+
+/// `a, b or c`
+fn either(words: &[String]) -> String {
+    match words {
+        [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => words.concat(),
+    }
+}
 
 /// What kind of value it is.
 pub(super) fn describe(value: &DeValue<'_>) -> &'static str {
@@ -258,7 +315,7 @@ pub(super) fn integer_value(number: &DeInteger<'_>) -> Option<i128> {
 
 /// `64MiB`, or the number where no unit fits exactly.
 fn show_size(bytes: u64) -> String {
-    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes}B"),

@@ -14,13 +14,15 @@ pub(super) fn broker(section: Section<'_, '_>, folder: &Path) -> BrokerPlan {
         message_bytes_max: section
             .size("max-message", &defaults::MESSAGE_BYTES_RANGE)
             .unwrap_or(defaults::MESSAGE_BYTES),
-        free_disk_min: defaults::FREE_DISK_BYTES,
+        free_disk_min: section
+            .size("min-free-disk", &defaults::FREE_DISK_BYTES_RANGE)
+            .unwrap_or(defaults::FREE_DISK_BYTES),
         hops_max: section
             .integer("max-hops", &defaults::HOPS_RANGE)
             .and_then(|hops| u8::try_from(hops).ok())
             .unwrap_or(defaults::HOPS),
     };
-    section.finish(&["dedup-window", "quick-repair"]);
+    section.finish(&["quick-repair"]);
     plan
 }
 

@@ -2,16 +2,20 @@
 //!
 //! Long because it is tables: each mistake stands beside the whole message that people get for it.
 
+mod delivery;
+mod schedules;
+
 use std::path::Path;
 use std::time::Duration;
 
 use insta::assert_snapshot;
 
 use super::{check, defaults, nearest};
+use crate::engine::{Bounds, Expired, Order, Overflow};
 use crate::message::{Attributes, Message};
 use crate::name::Topic;
-use crate::plan::{ConsumerCode, Plan, QueueIndex, SamplePlan, SecretSource};
-use crate::retry::RetryPolicy;
+use crate::plan::{BreakerPlan, ConsumerCode, Plan, QueueIndex, SamplePlan, SecretSource};
+use crate::retry::{Backoff, RetryPolicy};
 
 fn plan(text: &str) -> Plan {
     check(text, Path::new("conf/broker.toml")).unwrap_or_else(|error| panic!("{error}"))
@@ -31,6 +35,7 @@ const FULL: &str = r#"
 [broker]
 data = "store"
 max-message = "2MiB"
+min-free-disk = "0"
 max-hops = 3
 
 [http]
@@ -46,10 +51,42 @@ order = "arrival"
 max-attempts = 7
 backoff = { initial = "250ms", factor = 3, max = "1h30m", jitter = 0.5 }
 dead-letter = "trash"
+max-age = "2h"
+ttl = "1d"
+expired = "drop"
+priority = true
+max-messages = 1_000_000
+max-bytes = "2TiB"
+overflow = "drop-oldest"
 
 [queues.trash]
 
 [queues.plain]
+order = "key"
+key = "subject"
+
+[topics."github.#"]
+dedup = "10m"
+
+[topics.'#']
+dedup = "7d"
+
+[[schedules]]
+name = "nightly"
+cron = "30 2 * * *"
+time-zone = "Europe/Berlin"
+topic = "github.pull_request.nightly"
+type = "report.due"
+source = "https://example.com/reports"
+content-type = "application/vnd.example+json"
+data = { day = 2026-01-31, parts = [1, 0x10, 2.5, true], deep = { text = "x" } }
+missed = "all"
+
+[[schedules]]
+name = "hourly"
+cron = "@hourly"
+topic = "github.pull_request.hourly"
+body = "go"
 
 [[routes]]
 from = "github.pull_request.*"
@@ -66,11 +103,16 @@ memory = "128 MB"
 max-emits = 5
 max-emit-bytes = "1KiB"
 max-log = "2KiB"
+max-attempts = 3
+backoff = { initial = "2s" }
+breaker = { failures = 3, probe = "2m" }
 config = { name = "x", number = 0x10, ratio = 1.5, on = true }
 
 [consumers.other]
 queue = "trash"
 source = "/src/other"
+max-age = "1m"
+breaker = false
 
 [dev]
 sample = { file = "events.jsonl", topic = "github.{event}.{action}", body = "payload" }
@@ -81,7 +123,7 @@ fn every_key_is_read() {
     let plan = plan(FULL);
     assert_eq!(plan.warnings, Vec::<String>::new());
     assert_eq!(plan.broker.data, Path::new("conf/store"));
-    assert_eq!((plan.broker.message_bytes_max, plan.broker.hops_max), (2 << 20, 3));
+    assert_eq!((plan.broker.message_bytes_max, plan.broker.hops_max, plan.broker.free_disk_min), (2 << 20, 3, 0));
     assert_eq!(plan.http.listen.to_string(), "0.0.0.0:80");
     assert_eq!(plan.http.token, Some(SecretSource::Env("PELTON_TOKEN".into())));
     assert_eq!((plan.http.request_bytes_max, plan.sandbox.slots), (4 << 20, 8));
@@ -90,10 +132,18 @@ fn every_key_is_read() {
     assert_eq!(names, ["plain", "plain.dead", "reviews", "trash"]);
     let dead: Vec<_> = plan.queues.iter().map(|queue| queue.dead_letter.map(|dead| dead.0)).collect();
     assert_eq!(dead, [Some(1), None, Some(3), None]);
-    let retry = &plan.queues[2].retry;
+    let [plain, _, reviews, _] = plan.queues.as_slice() else { panic!("{:?}", plan.queues) };
+    let retry = &reviews.retry;
     assert_eq!((retry.max_attempts, retry.backoff.factor, retry.backoff.jitter), (7, 3.0, 0.5));
     assert_eq!((retry.backoff.initial, retry.backoff.max), (Duration::from_millis(250), Duration::from_secs(5400)));
-    assert_eq!(plan.queues[0].retry, RetryPolicy::default());
+    assert_eq!(retry.max_age, Some(Duration::from_secs(7200)));
+    assert_eq!((reviews.order, reviews.priority, reviews.expired), (Order::Arrival, true, Expired::Drop));
+    assert_eq!((reviews.ttl, &*reviews.key), (Some(Duration::from_secs(86_400)), "partitionkey"));
+    let bounds = Bounds { messages_max: Some(1_000_000), bytes_max: Some(2 << 40), overflow: Overflow::DropOldest };
+    assert_eq!(reviews.bounds, bounds);
+    assert_eq!((plain.order, &*plain.key, plain.priority, plain.ttl), (Order::Key, "subject", false, None));
+    assert_eq!((&plain.retry, plain.expired), (&RetryPolicy::default(), Expired::DeadLetter));
+    assert_eq!(plain.bounds, Bounds::default());
 
     let [other, reviewer] = plan.consumers.as_slice() else { panic!("{:?}", plan.consumers) };
     assert_eq!((other.name.as_str(), other.queue, other.concurrency), ("other", QueueIndex(3), 8));
@@ -104,6 +154,16 @@ fn every_key_is_read() {
     let limits = &reviewer.limits;
     assert_eq!((limits.memory_bytes, limits.timeout), (128_000_000, Duration::from_secs(30)));
     assert_eq!((limits.emits_max, limits.emit_bytes_max, limits.log_bytes_max), (5, 1 << 10, 2 << 10));
+    let Backoff { initial, factor, max, .. } = reviewer.retry.backoff;
+    assert_eq!(
+        (reviewer.retry.max_attempts, reviewer.retry.max_age),
+        (3, retry.max_age),
+        "the queue's, but for its own"
+    );
+    assert_eq!((initial, factor, max), (Duration::from_secs(2), 3.0, retry.backoff.max));
+    let breaker = BreakerPlan { failures: 3, probe: Duration::from_secs(120), max: Duration::from_secs(120) };
+    assert_eq!((reviewer.breaker.as_ref(), other.breaker.as_ref()), (Some(&breaker), None));
+    assert_eq!((other.retry.max_attempts, other.retry.max_age), (5, Some(Duration::from_secs(60))));
     let config: Vec<_> = reviewer.config.iter().map(|(name, value)| format!("{name}={value}")).collect();
     assert_eq!(config, ["name=x", "number=16", "on=true", "ratio=1.5"]);
     let sample = SamplePlan {
@@ -122,10 +182,40 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn what_the_reference_shows_in_comments_is_right() {
+    const REFERENCE: &str = include_str!("../../../../broker.toml");
+    // Each stands beside another one that it can't be used with.
+    const OTHERS: [&str; 3] = ["token = { file", "key = ", "body = \"go\""];
+    let is_key = |line: &str| {
+        let key = line.split(" = ").next().unwrap_or_default();
+        line.starts_with('[') || key.len() < line.len() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
+    };
+    let mut shown = 0;
+    let uncommented = |line: &str| match line.strip_prefix("# ") {
+        Some(key) if is_key(key) && !OTHERS.iter().any(|other| key.starts_with(other)) => {
+            shown += 1;
+            format!("{key}\n")
+        }
+        _ => format!("{line}\n"),
+    };
+    let text: String = REFERENCE.lines().map(uncommented).collect();
+    let plan = check(&text, Path::new("broker.toml")).unwrap_or_else(|error| panic!("{error}"));
+    assert!(shown > 30, "{shown} keys in comments");
+    let triage = plan.consumers.iter().find(|consumer| consumer.name.as_str() == "triage").expect("it is there");
+    assert_eq!(triage.breaker, Some(BreakerPlan::default()));
+    assert_eq!((plan.dedup.len(), plan.schedules.len()), (1, 1));
+    let reference = check(REFERENCE, Path::new("broker.toml")).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(reference.broker, plan.broker, "they are the defaults");
+    assert_eq!(reference.warnings, Vec::<String>::new());
+}
+
+#[test]
 fn an_empty_file_is_a_plan_with_a_warning() {
     let plan = plan("");
     assert_eq!(plan.broker.data, Path::new("conf/data"));
     assert_eq!((plan.broker.message_bytes_max, plan.broker.hops_max), (1 << 20, 16));
+    assert_eq!(plan.broker.free_disk_min, 128 << 20);
+    assert!(plan.dedup.is_empty() && plan.schedules.is_empty());
     assert_eq!(plan.http.listen, defaults::LISTEN);
     assert_eq!((plan.http.token, plan.http.request_bytes_max, plan.sandbox.slots), (None, 16 << 20, 256));
     assert!(plan.queues.is_empty() && plan.consumers.is_empty() && plan.dev.sample.is_none());
@@ -224,7 +314,7 @@ memory-limit = "1MiB"
     2 | [brokre]
       |  ^^^^^^
       |
-      = help: did you mean `broker`? known keys are broker, consumers, dev, http, queues, routes, sandbox
+      = help: did you mean `broker`? known keys are broker, consumers, dev, http, queues, routes, sandbox, schedules, topics
 
     error: unknown key `max-mesage` in [broker]
      --> broker.toml:4:1
@@ -232,7 +322,7 @@ memory-limit = "1MiB"
     4 | max-mesage = "1MiB"
       | ^^^^^^^^^^
       |
-      = help: did you mean `max-message`? known keys are data, max-hops, max-message
+      = help: did you mean `max-message`? known keys are data, max-hops, max-message, min-free-disk
 
     error: unknown key `max-attemps` in [queues.a]
      --> broker.toml:6:1
@@ -240,7 +330,7 @@ memory-limit = "1MiB"
     6 | max-attemps = 3
       | ^^^^^^^^^^^
       |
-      = help: did you mean `max-attempts`? known keys are backoff, dead-letter, max-attempts, order
+      = help: did you mean `max-attempts`? known keys are backoff, dead-letter, expired, key, max-age, max-attempts, max-bytes, max-messages, order, overflow, priority, ttl
 
     error: unknown key `inital` in [queues.a] backoff
      --> broker.toml:7:13
@@ -264,7 +354,7 @@ memory-limit = "1MiB"
     15 | memory-limit = "1MiB"
        | ^^^^^^^^^^^^
        |
-       = help: known keys are component, concurrency, config, max-emit-bytes, max-emits, max-log, memory, queue, source, timeout
+       = help: known keys are backoff, breaker, component, concurrency, config, max-age, max-attempts, max-emit-bytes, max-emits, max-log, memory, queue, source, timeout
     "#);
 }
 
@@ -274,11 +364,7 @@ fn keys_of_later_versions() {
 [streams.audit]
 retain = { age = "7d" }
 [queues.a]
-order = "key"
-priority = 3
-max-messages = 1000
-[queues.b]
-order = "random"
+retain = { age = "7d" }
 [[routes]]
 from = "a"
 to = ["queue:a", "stream:audit"]
@@ -297,58 +383,34 @@ secrets = { token = { env = "GITHUB_TOKEN" } }
       |
       = help: leave it out
 
-    error: `order = "key"` is not supported by this version yet
-     --> broker.toml:5:9
+    error: `retain` is not supported by this version yet
+     --> broker.toml:5:1
       |
-    5 | order = "key"
-      |         ^^^^^
-      |
-      = help: leave it out
-
-    error: `priority` is not supported by this version yet
-     --> broker.toml:6:1
-      |
-    6 | priority = 3
-      | ^^^^^^^^
+    5 | retain = { age = "7d" }
+      | ^^^^^^
       |
       = help: leave it out
-
-    error: `max-messages` is not supported by this version yet
-     --> broker.toml:7:1
-      |
-    7 | max-messages = 1000
-      | ^^^^^^^^^^^^
-      |
-      = help: leave it out
-
-    error: 'random' is not an order
-     --> broker.toml:9:9
-      |
-    9 | order = "random"
-      |         ^^^^^^^^
-      |
-      = help: write "arrival", which is the default
 
     error: 'stream:audit': streams are not supported by this version yet
-      --> broker.toml:12:18
-       |
-    12 | to = ["queue:a", "stream:audit"]
-       |                  ^^^^^^^^^^^^^^
-       |
-       = help: write "queue:NAME"
+     --> broker.toml:8:18
+      |
+    8 | to = ["queue:a", "stream:audit"]
+      |                  ^^^^^^^^^^^^^^
+      |
+      = help: write "queue:NAME"
 
     error: `allow-hosts` is not supported by this version yet
-      --> broker.toml:16:1
+      --> broker.toml:12:1
        |
-    16 | allow-hosts = ["https://api.github.com"]
+    12 | allow-hosts = ["https://api.github.com"]
        | ^^^^^^^^^^^
        |
        = help: leave it out
 
     error: `secrets` is not supported by this version yet
-      --> broker.toml:17:1
+      --> broker.toml:13:1
        |
-    17 | secrets = { token = { env = "GITHUB_TOKEN" } }
+    13 | secrets = { token = { env = "GITHUB_TOKEN" } }
        | ^^^^^^^
        |
        = help: leave it out

@@ -2,25 +2,32 @@
 //!
 //! [`machine`] decides, purely, who leases how much and when a run starts; [`shell`] carries it out; [`worker`] takes one run of
 //! messages through the sandbox and settles it. A permit comes before a lease, so a burst waits in its queue and never in
-//! the sandbox.
+//! the sandbox. Consumers that fail whatever they get ([`breaker`]), or that overfill queues ([`throttle`]), are held back.
 
+mod breaker;
+mod breakers;
+mod hand;
 mod machine;
 mod shell;
+mod throttle;
 mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::breaker::{BreakerState, BreakerStatus};
 pub use self::shell::Dispatch;
+use crate::broker::Routing;
 use crate::engine::{DeadReason, QueueId};
 use crate::message::Message;
 use crate::metrics::ConsumerMetrics;
 use crate::name::{ConsumerName, QueueName, Topic};
+use crate::plan::BreakerPlan;
 use crate::retry::RetryPolicy;
-use crate::route::Router;
 use crate::runtime::{Handler, Outcome};
 
-/// A consumer as it runs: its part of a plan, resolved. Immutable; a new plan brings new units.
+/// A consumer as it runs: its part of a plan, resolved. Immutable; a new plan, and pausing, bring new units.
+#[derive(Clone)]
 pub struct ConsumerUnit {
     /// Its name.
     pub name: ConsumerName,
@@ -32,16 +39,22 @@ pub struct ConsumerUnit {
     pub source: Arc<str>,
     /// Permits: runs at the same time.
     pub concurrency: usize,
-    /// The rule of its queue.
+    /// Its own rule, or that of its queue.
     pub retry: RetryPolicy,
+    /// Whether its queue keeps messages in order by key.
+    pub ordered: bool,
+    /// When it is held back because it fails; none: never.
+    pub breaker: Option<BreakerPlan>,
+    /// The queues of the plan that have bounds, in order: it is held back while one of them is full of what it emitted.
+    pub bounded: Arc<[QueueId]>,
     /// Most emits between a message and a producer outside.
     pub hops_max: u8,
     /// Its component; none: it gets no deliveries.
     pub handler: Option<Arc<dyn Handler>>,
+    /// Paused by an operator: it gets no deliveries until it is resumed.
+    pub paused: bool,
     /// Routes what it emits.
-    pub router: Arc<Router>,
-    /// The engine's id of each queue of the plan, by queue index.
-    pub queue_ids: Arc<[QueueId]>,
+    pub routing: Arc<Routing>,
     /// What counts its deliveries.
     pub metrics: ConsumerMetrics,
     /// The CloudEvents source of what it emits.
@@ -89,6 +102,6 @@ pub enum Next<'a> {
     Again(Duration),
     /// Dead-lettered.
     Dead(&'a DeadReason),
-    /// Given back uncounted: the host could not run it.
+    /// Given back uncounted: the host could not run it, or its consumer's breaker is open.
     Released,
 }

@@ -2,41 +2,66 @@
 //!
 //! The channel to it has no bound of its own: what is in it is bounded by permits (one lease call and `concurrency` runs a unit).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tracing::{error, warn};
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, error, info, warn};
 
-use super::machine::{Action, Event, Machine, Tuning, UnitId};
-use super::worker::{self, WorkerContext};
+use super::breaker::{BreakerStatus, Now};
+use super::breakers::{Breakers, SharedBreaker};
+use super::hand::{self, Sorted};
+use super::machine::{Action, Event, Hand, Machine, Tuning, UnitId, Wanted};
+use super::throttle::Throttle;
+use super::worker::{self, RunOrder, WorkerContext};
 use super::{ConsumerUnit, Observer};
 use crate::clock::Clock;
-use crate::engine::{Engine, LeaseRequest, LeaseToken, Leased, QueueId};
+use crate::engine::{Counts, Engine, LeaseRequest, LeaseToken, Leased, QueueId};
+use crate::in_flight::InFlight;
 use crate::name::ConsumerName;
 
 /// How long one lease call waits for a message before it is made anew.
 const LEASE_WAIT: Duration = Duration::from_secs(30);
 /// The pause after a lease call that failed, so that a store that is down is not hammered.
 const LEASE_PAUSE: Duration = Duration::from_millis(200);
+/// How often consumers that are held back are looked at. While there are none nobody looks.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The running dispatch loop.
 pub struct Dispatch {
     inputs: mpsc::UnboundedSender<Input>,
+    breakers: Breakers,
 }
 
+/// A consumer and its breaker.
+pub(super) type Adopted = (Arc<ConsumerUnit>, Option<Arc<SharedBreaker>>);
+
 pub(super) enum Input {
-    Consumers(Vec<Arc<ConsumerUnit>>),
+    Consumers(Vec<Adopted>),
     Leased(UnitId, Vec<Leased>),
+    /// A run ended that had this slot.
+    RunEnded {
+        unit: UnitId,
+        slot: usize,
+        messages: usize,
+        busy: Duration,
+    },
     Happened(Event),
+    /// A unit's breaker opened or closed, or a probe failed.
+    Look(UnitId),
+    /// A unit emitted to these queues, and they are full.
+    Overfilled(UnitId, Vec<QueueId>),
+    /// It is time to look at all that are held back.
+    LookAtAll,
     Stop(oneshot::Sender<()>),
 }
 
 impl Dispatch {
-    /// Starts the loop on the current tokio runtime; runs are spawned on `guests`, at most `slots` at once.
+    /// Starts the loop on the current tokio runtime; runs are spawned on `guests`, at most `slots` at once. `in_flight` has as many.
     #[must_use]
     pub fn start(
         engine: Arc<dyn Engine>,
@@ -44,26 +69,50 @@ impl Dispatch {
         guests: tokio::runtime::Handle,
         slots: usize,
         observer: Option<Arc<dyn Observer>>,
+        in_flight: Option<Arc<InFlight>>,
     ) -> Self {
         let (inputs, received) = mpsc::unbounded_channel();
         let store = engine.store_id();
-        let context = Arc::new(WorkerContext { engine: engine.clone(), clock, observer, store });
+        let context = Arc::new(WorkerContext {
+            engine: engine.clone(),
+            clock,
+            observer,
+            store,
+            in_flight,
+            inputs: inputs.clone(),
+        });
         let shell = Shell {
             machine: Machine::new(slots, Tuning::default()),
             units: HashMap::new(),
             ids: HashMap::new(),
+            held: BTreeSet::new(),
+            slots_free: (0..slots).rev().collect(),
             inputs: inputs.clone(),
             engine,
             guests,
             context,
         };
         tokio::spawn(shell.run(received));
-        Self { inputs }
+        Self { inputs, breakers: Breakers::default() }
     }
 
     /// From now on these consumers, and no others, get deliveries. Running ones end as they began.
     pub fn set_consumers(&self, units: Vec<Arc<ConsumerUnit>>) {
-        let _ = self.inputs.send(Input::Consumers(units));
+        let breakers = self.breakers.adopt(&units);
+        let _ = self.inputs.send(Input::Consumers(units.into_iter().zip(breakers).collect()));
+    }
+
+    /// How the breaker of `consumer` is; none where it has none.
+    #[must_use]
+    pub fn breaker(&self, consumer: &ConsumerName) -> Option<BreakerStatus> {
+        self.breakers.status(consumer)
+    }
+
+    /// Closes the breaker of `consumer`, as somebody who knows that it works again; whether it has one.
+    pub fn reset_breaker(&self, consumer: &ConsumerName) -> bool {
+        let reset = self.breakers.reset(consumer);
+        let _ = self.inputs.send(Input::LookAtAll);
+        reset
     }
 
     /// Starts no more deliveries and waits up to `grace` for running ones and their settlements; whether all ended.
@@ -78,41 +127,64 @@ impl Dispatch {
 
 struct Shell {
     machine: Machine,
-    units: HashMap<UnitId, Slot>,
+    units: HashMap<UnitId, UnitState>,
     ids: HashMap<(ConsumerName, QueueId), UnitId>,
+    /// Those that the machine was told to hold back.
+    held: BTreeSet<UnitId>,
+    /// Slots of the sandbox that no run has.
+    slots_free: Vec<usize>,
     inputs: mpsc::UnboundedSender<Input>,
     engine: Arc<dyn Engine>,
     guests: tokio::runtime::Handle,
     context: Arc<WorkerContext>,
 }
 
-/// What the shell holds for a unit: what it runs, and what it has in hand.
-struct Slot {
+/// What the shell holds for a unit: what it runs, what holds it back, and what it has in hand.
+struct UnitState {
     unit: Arc<ConsumerUnit>,
+    breaker: Option<Arc<SharedBreaker>>,
+    throttle: Option<Throttle>,
+    /// The plan names it.
+    wanted: bool,
+    /// Messages of a run, as the machine said at the lease call.
+    run: usize,
     in_hand: VecDeque<Leased>,
+    /// In hand, and to be handled alone.
+    alone: VecDeque<Leased>,
     lease: Option<AbortHandle>,
 }
 
 impl Shell {
     async fn run(mut self, mut received: mpsc::UnboundedReceiver<Input>) {
+        let mut events = Vec::new();
         let mut actions = Vec::new();
         let mut stopped: Option<oneshot::Sender<()>> = None;
-        while let Some(input) = received.recv().await {
-            let event = match input {
-                Input::Consumers(units) => Event::Consumers(self.adopt(units)),
-                Input::Leased(id, leased) => self.in_hand(id, leased),
-                Input::Happened(event) => event,
+        let mut looks = tokio::time::interval(LOOK_PAUSE);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let input = tokio::select! {
+                biased;
+                _ = looks.tick(), if !self.held.is_empty() => Input::LookAtAll,
+                input = received.recv() => match input {
+                    Some(input) => input,
+                    None => return,
+                },
+            };
+            match input {
                 Input::Stop(done) => {
                     stopped = Some(done);
-                    Event::Stop
+                    events.push(Event::Stop);
                 }
-            };
-            self.machine.on(event, &mut actions);
+                input => self.note(input, &mut events),
+            }
+            for event in events.drain(..) {
+                self.machine.on(event, &mut actions);
+            }
             for action in actions.drain(..) {
                 self.carry_out(&action);
             }
             // A consumer that is gone takes its component with it.
-            self.units.retain(|id, _| self.machine.knows(*id));
+            self.units.retain(|id, state| state.wanted || self.machine.knows(*id));
             if self.machine.is_idle()
                 && let Some(done) = stopped.take()
             {
@@ -121,55 +193,199 @@ impl Shell {
         }
     }
 
-    fn adopt(&mut self, units: Vec<Arc<ConsumerUnit>>) -> Vec<(UnitId, usize)> {
-        let mut permits = Vec::new();
-        for unit in units {
-            let next = UnitId(u32::try_from(self.ids.len() + 1).expect("consumers are written by people"));
-            let id = *self.ids.entry((unit.name.clone(), unit.queue)).or_insert(next);
-            permits.push((id, if unit.handler.is_some() { unit.concurrency } else { 0 }));
-            match self.units.get_mut(&id) {
-                Some(slot) => slot.unit = unit,
-                None => {
-                    self.units.insert(id, Slot { unit, in_hand: VecDeque::new(), lease: None });
+    /// What the machine has to be told about `input`.
+    fn note(&mut self, input: Input, events: &mut Vec<Event>) {
+        match input {
+            Input::Consumers(units) => self.adopt(units, events),
+            Input::Leased(id, leased) => events.push(self.in_hand(id, leased)),
+            Input::RunEnded { unit, slot, messages, busy } => {
+                self.slots_free.push(slot);
+                events.push(Event::RunEnded { unit, messages, busy });
+            }
+            Input::Happened(event) => events.push(event),
+            Input::Look(id) => self.look(id, events),
+            Input::Overfilled(id, queues) => self.throttle(id, queues, events),
+            Input::LookAtAll => {
+                for id in self.held.clone() {
+                    self.look(id, events);
                 }
             }
+            // Taken by the caller.
+            Input::Stop(_) => {}
         }
-        permits
+    }
+
+    fn adopt(&mut self, adopted: Vec<Adopted>, events: &mut Vec<Event>) {
+        self.units.values_mut().for_each(|state| state.wanted = false);
+        let now = self.now();
+        self.held.clear();
+        let mut wanted = Vec::with_capacity(adopted.len());
+        for (unit, breaker) in adopted {
+            let next = UnitId(u32::try_from(self.ids.len() + 1).expect("consumers are written by people"));
+            let id = *self.ids.entry((unit.name.clone(), unit.queue)).or_insert(next);
+            unit.metrics.paused.set(i64::from(unit.paused));
+            let permits = if may_run(&unit) { unit.concurrency } else { 0 };
+            let state = self.units.entry(id).or_insert_with(|| UnitState::new(unit.clone()));
+            state.unit = unit;
+            state.breaker = breaker;
+            state.wanted = true;
+            // The machine forgets whom it let through.
+            if let Some(breaker) = &state.breaker {
+                breaker.unanswered(now);
+            }
+            let held = state.is_held();
+            if held {
+                self.held.insert(id);
+            }
+            wanted.push(Wanted { id, permits, held });
+        }
+        for gone in self.units.values_mut().filter(|state| !state.wanted) {
+            gone.throttle = None;
+            gone.unit.metrics.throttled.set(0);
+            gone.unit.metrics.paused.set(0);
+        }
+        events.push(Event::Consumers(wanted));
     }
 
     fn in_hand(&mut self, id: UnitId, leased: Vec<Leased>) -> Event {
-        let count = leased.len();
-        if let Some(slot) = self.units.get_mut(&id) {
-            slot.lease = None;
-            slot.in_hand.extend(leased);
+        let Some(state) = self.units.get_mut(&id) else { return Event::Leased(id, Hand::default()) };
+        state.lease = None;
+        let Sorted { messages, runs, alone, back } = hand::sort(leased, state.unit.ordered.then_some(state.run));
+        let hand = Hand { messages: messages.len(), runs, alone: alone.len() };
+        state.in_hand.extend(messages);
+        state.alone.extend(alone);
+        self.release(back);
+        Event::Leased(id, hand)
+    }
+
+    /// The unit emitted to queues that are full.
+    fn throttle(&mut self, id: UnitId, queues: Vec<QueueId>, events: &mut Vec<Event>) {
+        let now = self.now();
+        let Some(state) = self.units.get_mut(&id).filter(|state| state.wanted) else { return };
+        match &mut state.throttle {
+            Some(throttle) => throttle.add(queues),
+            None => {
+                info!(consumer = %state.unit.name, "It filled queues beyond their bounds: it gets a message now and then until they drained.");
+                state.throttle = Some(Throttle::new(queues, now.monotonic));
+                state.unit.metrics.throttled.set(1);
+            }
         }
-        Event::Leased(id, count)
+        self.look(id, events);
+    }
+
+    /// Looks at what holds a unit back: whether it still does, and whether it is time to let one message through.
+    fn look(&mut self, id: UnitId, events: &mut Vec<Event>) {
+        let now = self.now();
+        let Some(state) = self.units.get_mut(&id).filter(|state| state.wanted) else {
+            self.held.remove(&id);
+            return;
+        };
+        if let Some(throttle) = &mut state.throttle {
+            let counts = self.engine.counts();
+            if throttle.has_drained(|queue| is_full(&counts, queue)) {
+                debug!(consumer = %state.unit.name, "The queues that it filled have drained.");
+                state.throttle = None;
+                state.unit.metrics.throttled.set(0);
+            }
+        }
+        let held = state.is_held();
+        let changed = if held { self.held.insert(id) } else { self.held.remove(&id) };
+        if changed {
+            events.push(Event::Hold(id, held));
+        }
+        let single = match (&state.breaker, &mut state.throttle) {
+            // A probe is all that passes an open breaker, throttled or not.
+            _ if !may_run(&state.unit) => None,
+            (Some(breaker), _) if breaker.is_open() => breaker.probe(now),
+            (_, Some(throttle)) => throttle.single(now.monotonic).then_some(1),
+            _ => None,
+        };
+        if let Some(of) = single {
+            events.push(Event::Single(id, of));
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.context.clock.wall(), monotonic: self.context.clock.monotonic() }
     }
 
     fn carry_out(&mut self, action: &Action) {
-        let (Action::Lease(id, _) | Action::CancelLease(id) | Action::Run(id, _) | Action::Release(id)) = *action;
-        let Some(slot) = self.units.get_mut(&id) else { return };
         match *action {
-            Action::Lease(_, max) => {
-                slot.lease = Some(lease(id, slot.unit.queue, max, self.engine.clone(), self.inputs.clone()));
+            Action::Lease { unit: id, messages, run } => {
+                let Some(state) = self.units.get_mut(&id) else { return };
+                state.run = run;
+                state.lease = Some(lease(id, state.unit.queue, messages, self.engine.clone(), self.inputs.clone()));
             }
-            Action::CancelLease(_) => {
-                if let Some(lease) = slot.lease.take() {
+            Action::CancelLease(id) => {
+                if let Some(lease) = self.units.get_mut(&id).and_then(|state| state.lease.take()) {
                     lease.abort();
                 }
             }
-            Action::Run(_, count) => {
-                let messages = slot.in_hand.drain(..count).collect();
-                let task = run(id, slot.unit.clone(), messages, self.context.clone(), self.inputs.clone());
-                self.guests.spawn(task);
+            Action::Run(id, count) => self.start(id, false, |state| state.in_hand.drain(..count).collect()),
+            Action::RunAlone(id) => self.start(id, true, |state| state.alone.pop_front().into_iter().collect()),
+            Action::RunSingle(id) => {
+                let mut rest = Vec::new();
+                self.start(id, true, |state| {
+                    let choice = state.breaker.as_ref().map_or(0, |breaker| breaker.choice(state.in_hand.len()));
+                    let chosen = state.in_hand.remove(hand::first_of_key(&state.in_hand, choice));
+                    rest.extend(state.in_hand.drain(..).map(|leased| leased.token));
+                    chosen.into_iter().collect()
+                });
+                self.release(rest);
             }
-            Action::Release(_) => {
-                let tokens = slot.in_hand.drain(..).map(|leased| leased.token).collect();
-                let engine = self.engine.clone();
-                tokio::spawn(async move { engine.release(tokens).await });
+            Action::Release(id) => {
+                let Some(state) = self.units.get_mut(&id) else { return };
+                let all = state.in_hand.drain(..).chain(state.alone.drain(..));
+                let tokens = all.map(|leased| leased.token).collect();
+                self.release(tokens);
             }
         }
     }
+
+    /// Starts a run of the messages that `take` takes from those in hand.
+    fn start(&mut self, id: UnitId, single: bool, take: impl FnOnce(&mut UnitState) -> Vec<Leased>) {
+        let Some(state) = self.units.get_mut(&id) else { return };
+        let messages = take(state);
+        let slot = self.slots_free.pop().expect("the machine starts no more runs than there are slots");
+        let order = RunOrder { id, unit: state.unit.clone(), breaker: state.breaker.clone(), slot, single };
+        self.guests.spawn(run(order, messages, self.context.clone()));
+    }
+
+    /// Gives leases back, beside everything else.
+    fn release(&self, tokens: Vec<LeaseToken>) {
+        if !tokens.is_empty() {
+            let engine = self.engine.clone();
+            tokio::spawn(async move { engine.release(tokens).await });
+        }
+    }
+}
+
+impl UnitState {
+    fn new(unit: Arc<ConsumerUnit>) -> Self {
+        Self {
+            unit,
+            breaker: None,
+            throttle: None,
+            wanted: true,
+            run: 1,
+            in_hand: VecDeque::new(),
+            alone: VecDeque::new(),
+            lease: None,
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        self.throttle.is_some() || self.breaker.as_ref().is_some_and(|breaker| breaker.is_open())
+    }
+}
+
+/// Whether it gets deliveries, as far as its operator is concerned.
+fn may_run(unit: &ConsumerUnit) -> bool {
+    unit.handler.is_some() && !unit.paused
+}
+
+fn is_full(counts: &Counts, id: QueueId) -> bool {
+    counts.queues.iter().any(|queue| queue.id == id && queue.full)
 }
 
 /// Leases in a task of its own. However it ends, the loop hears of it exactly once.
@@ -200,30 +416,43 @@ fn lease(
 }
 
 /// One run, its panics included: the permit always comes back and no lease is forgotten.
-async fn run(
-    id: UnitId,
-    unit: Arc<ConsumerUnit>,
-    messages: Vec<Leased>,
-    context: Arc<WorkerContext>,
-    inputs: mpsc::UnboundedSender<Input>,
-) {
+async fn run(order: RunOrder, messages: Vec<Leased>, context: Arc<WorkerContext>) {
+    let RunOrder { id, slot, .. } = order;
     let count = messages.len();
     let tokens: Vec<LeaseToken> = messages.iter().map(|leased| leased.token).collect();
-    let happened = |event| {
-        let _ = inputs.send(Input::Happened(event));
+    let tell = |input| {
+        let _ = context.inputs.send(input);
     };
-    let work = worker::run(&unit, messages, &context);
+    let ended = |messages, busy| {
+        unanswered(&order, &context);
+        tell(Input::RunEnded { unit: id, slot, messages, busy });
+    };
+    let work = worker::run(&order, messages, &context);
     match std::panic::AssertUnwindSafe(work).catch_unwind().await {
         Ok(ran) => {
-            happened(Event::RunEnded { unit: id, messages: ran.handled, busy: ran.busy });
+            ended(ran.handled, ran.busy);
             ran.settled.await;
-            happened(Event::Settled(id, ran.handled));
+            tell(Input::Happened(Event::Settled(id, ran.handled)));
+            if !ran.bounded.is_empty() {
+                let counts = context.engine.counts();
+                let full: Vec<QueueId> = ran.bounded.into_iter().filter(|queue| is_full(&counts, *queue)).collect();
+                if !full.is_empty() {
+                    tell(Input::Overfilled(id, full));
+                }
+            }
         }
         Err(_panic) => {
-            error!(consumer = %unit.name, messages = count, "The host panicked in a run; its messages go back uncounted.");
+            error!(consumer = %order.unit.name, messages = count, "The host panicked in a run; its messages go back uncounted.");
             context.engine.release(tokens).await;
             tokio::time::sleep(worker::HOST_PAUSE).await;
-            happened(Event::RunEnded { unit: id, messages: 0, busy: Duration::ZERO });
+            ended(0, Duration::ZERO);
         }
+    }
+}
+
+/// A probe that ended without telling the breaker anything is over nevertheless.
+fn unanswered(order: &RunOrder, context: &WorkerContext) {
+    if let Some(breaker) = order.breaker.as_ref().filter(|_| order.single) {
+        breaker.unanswered(Now { wall: context.clock.wall(), monotonic: context.clock.monotonic() });
     }
 }

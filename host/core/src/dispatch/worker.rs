@@ -1,21 +1,29 @@
 //! One run: takes its messages through the sandbox in order, decides what becomes of each, and settles them together.
 //!
 //! Invariants: every message of a run is settled or released, exactly once; a slow message holds up neither the settlements
-//! before it nor the messages behind it for longer than [`PATIENCE`].
+//! before it nor the messages behind it for longer than [`PATIENCE`]; behind a message that is to be tried again none of its
+//! key is handled.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use super::breaker::{self, Effect, Failure, Now, Sign};
+use super::breakers::SharedBreaker;
+use super::machine::UnitId;
+use super::shell::Input;
 use super::{ConsumerUnit, DeliveryReport, Next, Observer};
-use crate::broker::route_entries;
+use crate::broker::{Incoming, PublishOptions};
 use crate::clock::{Clock, WallMs};
 use crate::engine::{
-    Attempt, DeadCode, DeadReason, Engine, Fut, LeaseToken, Leased, NewEntry, SettleError, Settlement, StoreId, Verdict,
+    Attempt, DeadCode, DeadReason, Engine, Fut, LeaseToken, Leased, NewEntry, QueueId, SettleError, Settlement,
+    StoreId, Verdict,
 };
+use crate::in_flight::InFlight;
 use crate::message::{Attributes, Message};
 use crate::runtime::{Delivery, Emit, FaultKind, Handler, Invoked, Outcome};
 use crate::settle;
@@ -33,6 +41,26 @@ pub(super) struct WorkerContext {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) store: StoreId,
+    pub(super) in_flight: Option<Arc<InFlight>>,
+    pub(super) inputs: mpsc::UnboundedSender<Input>,
+}
+
+/// For whom a run is, and how.
+pub(super) struct RunOrder {
+    pub(super) id: UnitId,
+    pub(super) unit: Arc<ConsumerUnit>,
+    pub(super) breaker: Option<Arc<SharedBreaker>>,
+    /// Which of the sandbox's slots it has, as the record of running deliveries counts them.
+    pub(super) slot: usize,
+    /// Its one message passes though the consumer may be held back.
+    pub(super) single: bool,
+}
+
+impl RunOrder {
+    /// Whether the breaker opened, so that nothing more may begin.
+    fn is_cut_off(&self) -> bool {
+        !self.single && self.breaker.as_ref().is_some_and(|breaker| breaker.is_open())
+    }
 }
 
 /// A run that ended, but for the commit of its settlements.
@@ -43,47 +71,66 @@ pub(super) struct Ran {
     pub(super) busy: Duration,
     /// Ready when the settlements are committed or lost.
     pub(super) settled: BoxFuture<'static, ()>,
+    /// Queues with bounds that it emitted to.
+    pub(super) bounded: Vec<QueueId>,
 }
 
-pub(super) async fn run(unit: &Arc<ConsumerUnit>, messages: Vec<Leased>, context: &WorkerContext) -> Ran {
-    let Some(handler) = unit.handler.clone() else {
-        release(context, messages.iter().map(|leased| leased.token).collect()).await;
-        return Ran { handled: 0, busy: Duration::ZERO, settled: Box::pin(std::future::ready(())) };
+pub(super) async fn run(order: &RunOrder, messages: Vec<Leased>, context: &WorkerContext) -> Ran {
+    let mut run = Run::new(order, messages, context);
+    let Some(handler) = order.unit.handler.clone() else {
+        let rest = run.rest();
+        release(context, rest).await;
+        return run.end(Duration::ZERO);
     };
     let started = context.clock.monotonic();
     let patience = tokio::time::sleep(PATIENCE);
     tokio::pin!(patience);
-    let mut run =
-        Run { unit, context, settlements: Vec::with_capacity(messages.len()), submitted: Vec::new(), handled: 0 };
+    let record = context.in_flight.as_deref();
+    let slot = record.and_then(|record| record.slot(order.slot, &order.unit.name, handler.digest()));
+    let mut begun = if slot.is_some() { context.clock.wall() } else { WallMs::default() };
     let mut busy = Duration::ZERO;
-    let mut waiting = VecDeque::from(messages);
-    while let Some(leased) = waiting.pop_front() {
+    while !order.is_cut_off()
+        && let Some(leased) = run.waiting.pop_front()
+    {
         let delivery = run.delivery(&leased);
+        let recorded = slot.as_ref().map(|slot| slot.fill(&leased, begun));
         let mut call = handler.invoke(delivery);
         // Biased: the sleep is only registered with the timer when a call is pending at its first poll.
         let invoked = tokio::select! {
             biased;
             invoked = &mut call => invoked,
-            () = &mut patience, if !waiting.is_empty() || !run.settlements.is_empty() => {
+            () = &mut patience, if run.holds_up_others() => {
                 run.submit();
-                let others = release(context, waiting.drain(..).map(|leased| leased.token).collect());
-                tokio::join!(call, others).0
+                let rest = run.rest();
+                tokio::join!(call, release(context, rest)).0
             }
         };
+        drop(recorded);
         busy += invoked.duration;
-        let host_failed = settle::is_hosts_fault(&invoked.outcome);
-        run.conclude(&leased, invoked, &*handler);
-        if host_failed {
-            waiting.push_front(leased);
-            release(context, waiting.drain(..).map(|leased| leased.token).collect()).await;
-            run.submit();
-            tokio::time::sleep(HOST_PAUSE).await;
-        } else if !waiting.is_empty() && context.clock.monotonic().since(started) > PATIENCE {
-            release(context, waiting.drain(..).map(|leased| leased.token).collect()).await;
+        begun = context.clock.wall();
+        let concluded = run.conclude(&leased, invoked, &*handler, begun);
+        match concluded {
+            Concluded::Final => {}
+            Concluded::Again => run.return_key(&leased),
+            Concluded::GivenBack => {
+                run.returned.push(leased.token);
+                run.return_key(&leased);
+            }
+            Concluded::HostFailed => {
+                run.waiting.push_front(leased);
+                let rest = run.rest();
+                release(context, rest).await;
+                run.submit();
+                tokio::time::sleep(HOST_PAUSE).await;
+            }
+        }
+        if !run.waiting.is_empty() && context.clock.monotonic().since(started) > PATIENCE {
+            break;
         }
     }
-    run.submit();
-    Ran { handled: run.handled, busy, settled: Box::pin(settled(run.submitted)) }
+    let rest = run.rest();
+    release(context, rest).await;
+    run.end(busy)
 }
 
 async fn release(context: &WorkerContext, tokens: Vec<LeaseToken>) {
@@ -102,14 +149,77 @@ async fn settled(submitted: Vec<Fut<'static, Vec<Result<(), SettleError>>>>) {
 }
 
 struct Run<'a> {
-    unit: &'a Arc<ConsumerUnit>,
+    order: &'a RunOrder,
+    unit: &'a ConsumerUnit,
     context: &'a WorkerContext,
+    /// Not begun yet.
+    waiting: VecDeque<Leased>,
+    /// To be given back uncounted.
+    returned: Vec<LeaseToken>,
     settlements: Vec<Settlement>,
     submitted: Vec<Fut<'static, Vec<Result<(), SettleError>>>>,
     handled: usize,
+    bounded: Vec<QueueId>,
 }
 
-impl Run<'_> {
+/// What became of a delivered message.
+enum Concluded {
+    /// It is done or dead.
+    Final,
+    /// It is tried again.
+    Again,
+    /// It goes back uncounted, since the breaker is open.
+    GivenBack,
+    /// The host could not run it.
+    HostFailed,
+}
+
+impl<'a> Run<'a> {
+    fn new(order: &'a RunOrder, messages: Vec<Leased>, context: &'a WorkerContext) -> Self {
+        Self {
+            order,
+            unit: &order.unit,
+            context,
+            settlements: Vec::with_capacity(messages.len()),
+            waiting: VecDeque::from(messages),
+            returned: Vec::new(),
+            submitted: Vec::new(),
+            handled: 0,
+            bounded: Vec::new(),
+        }
+    }
+
+    fn end(mut self, busy: Duration) -> Ran {
+        self.submit();
+        let settled = Box::pin(settled(self.submitted));
+        Ran { handled: self.handled, busy, settled, bounded: self.bounded }
+    }
+
+    /// Whether messages wait for the one that runs.
+    fn holds_up_others(&self) -> bool {
+        !self.waiting.is_empty() || !self.settlements.is_empty() || !self.returned.is_empty()
+    }
+
+    /// Takes all that is to be given back: what has not begun, and what was put aside for it.
+    fn rest(&mut self) -> Vec<LeaseToken> {
+        let mut rest = std::mem::take(&mut self.returned);
+        rest.extend(self.waiting.drain(..).map(|leased| leased.token));
+        rest
+    }
+
+    /// Puts aside the messages behind `leased` that have its key: they come after it.
+    fn return_key(&mut self, leased: &Leased) {
+        let Some(key) = leased.key else { return };
+        let returned = &mut self.returned;
+        self.waiting.retain(|behind| {
+            let same = behind.key == Some(key);
+            if same {
+                returned.push(behind.token);
+            }
+            !same
+        });
+    }
+
     fn delivery(&self, leased: &Leased) -> Delivery {
         Delivery {
             consumer: self.unit.name.clone(),
@@ -118,35 +228,87 @@ impl Run<'_> {
             message: leased.message.clone(),
             attempt: leased.attempt(),
             idempotency_key: format!("{:x}-{:x}", self.context.store.0, leased.token.entry.0).into(),
-            gate: self.unit.router.clone(),
+            gate: self.unit.routing.router().clone(),
         }
     }
 
-    /// Decides what becomes of the message and adds it to the settlements, unless the host failed.
-    fn conclude(&mut self, leased: &Leased, invoked: Invoked, handler: &dyn Handler) {
+    /// Decides what becomes of the message and adds it to the settlements, unless it goes back uncounted.
+    fn conclude(&mut self, leased: &Leased, invoked: Invoked, handler: &dyn Handler, now: WallMs) -> Concluded {
         let Invoked { outcome, emits, log, duration } = invoked;
-        let now = self.context.clock.wall();
         let (outcome, entries) = match self.route(leased, emits, &outcome, now) {
             Ok(entries) => (outcome, entries),
             Err(reason) => (Outcome::Fault { kind: FaultKind::Malformed, reason }, Vec::new()),
         };
         self.unit.metrics.delivered(&outcome);
         self.unit.metrics.invoke_seconds.observe(duration.as_secs_f64());
-        let verdict = if settle::is_hosts_fault(&outcome) {
+        let decided = if settle::is_hosts_fault(&outcome) {
             warn!(consumer = %self.unit.name, id = leased.message.id(), ?outcome, "The host could not run a delivery; it is tried again, uncounted.");
-            None
-        } else if !entries.is_empty() && leased.hops >= self.unit.hops_max {
-            Some(Verdict::Dead { reason: self.too_many_hops(leased) })
+            self.unit.metrics.released_by_host.inc();
+            Err(Concluded::HostFailed)
+        } else if self.tell_breaker(leased, &outcome, now) == Effect::GivenBack {
+            self.unit.metrics.released_by_breaker.inc();
+            Err(Concluded::GivenBack)
         } else {
-            let random = fastrand::f64();
-            Some(settle::decide(&outcome, leased.attempt(), leased.accepted, &self.unit.retry, now, random, entries))
+            Ok(self.decide(leased, &outcome, entries, now))
         };
         debug!(queue = %self.unit.queue_name, id = leased.message.id(), attempt = leased.attempt(), outcome = outcome.word(), "Delivered.");
-        self.report(leased, &outcome, &log, duration, verdict.as_ref(), now);
-        let Some(verdict) = verdict else { return };
+        self.report(leased, &outcome, &log, duration, decided.as_ref().ok(), now);
+        let verdict = match decided {
+            Ok(verdict) => verdict,
+            Err(concluded) => return concluded,
+        };
+        let concluded = match &verdict {
+            Verdict::Again { .. } => {
+                self.unit.metrics.retried(&outcome);
+                Concluded::Again
+            }
+            Verdict::Done { .. } | Verdict::Dead { .. } => Concluded::Final,
+        };
         let attempt = attempt(leased, &outcome, &verdict, log, duration, now, handler);
         self.settlements.push(Settlement { lease: leased.token, attempt, verdict });
         self.handled += 1;
+        concluded
+    }
+
+    /// Tells the breaker how a delivery ended; what that means for its message.
+    fn tell_breaker(&self, leased: &Leased, outcome: &Outcome, now: WallMs) -> Effect {
+        let Some(breaker) = &self.order.breaker else { return Effect::Counts };
+        let (changed, effect) = match breaker::sign(outcome) {
+            Sign::None => (false, Effect::Counts),
+            Sign::Health => (breaker.passed(), Effect::Counts),
+            Sign::Failure => {
+                let reason = match outcome {
+                    Outcome::Retry { reason, .. } | Outcome::Reject { reason } | Outcome::Fault { reason, .. } => {
+                        format!("{}: {reason}", outcome.word())
+                    }
+                    Outcome::Done => String::new(),
+                };
+                let failure = Failure { entry: leased.token.entry, probe: self.order.single, reason: &reason };
+                let now = Now { wall: now, monotonic: self.context.clock.monotonic() };
+                let effect = breaker.failed(failure, now);
+                (effect != Effect::Counts, effect)
+            }
+        };
+        if changed {
+            let _ = self.context.inputs.send(Input::Look(self.order.id));
+        }
+        effect
+    }
+
+    fn decide(&mut self, leased: &Leased, outcome: &Outcome, entries: Vec<NewEntry>, now: WallMs) -> Verdict {
+        if !entries.is_empty() && leased.hops >= self.unit.hops_max {
+            return Verdict::Dead { reason: self.too_many_hops(leased) };
+        }
+        if !self.unit.bounded.is_empty() {
+            let stays = entries.iter().filter(|entry| entry.dead.is_none()).map(|entry| entry.queue);
+            for queue in stays {
+                if self.unit.bounded.contains(&queue) && !self.bounded.contains(&queue) {
+                    self.bounded.push(queue);
+                }
+            }
+        }
+        let random = fastrand::f64();
+        settle::decide(outcome, leased.attempt(), leased.accepted, &self.unit.retry, now, random, entries)
     }
 
     /// What the routes make of the emits of a delivery that is done.
@@ -164,7 +326,9 @@ impl Run<'_> {
         let hops = leased.hops.saturating_add(1);
         for emit in emits {
             let message = message_of(&emit, &self.unit.event_source, now)?;
-            route_entries(&self.unit.router, &self.unit.queue_ids, &emit.topic, &message, hops, &mut entries);
+            let incoming = Incoming { now, hops, options: PublishOptions { due: emit.due, ttl: None } };
+            let routed = self.unit.routing.entries(&emit.topic, &message, incoming, &mut entries);
+            routed.map_err(|error| format!("an emit to '{}' can't be delivered as it says: {error}", emit.topic))?;
         }
         Ok(entries)
     }

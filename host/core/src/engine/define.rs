@@ -63,20 +63,24 @@ pub struct Definitions {
     pub queues: Vec<QueueDefinition>,
     /// Every schedule. A new one counts as having ticked just now; what is known of one left out is forgotten.
     pub schedules: Vec<ScheduleName>,
+    /// Below so many free bytes for the store appends are refused with [`super::RequestError::DiskFull`].
+    pub free_bytes_min: u64,
 }
 
-/// One queue, as the engine needs to know it.
+/// One queue, as the engine needs to know it. It stays so when the queue is no longer declared, over restarts too.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueDefinition {
     /// Its name.
     pub name: QueueName,
     /// Where its dead letters go; none for a queue that holds dead letters itself: there an exhausted message stays, held.
     pub dead_letter: Option<QueueName>,
-    /// For leases that run out, which the engine settles by itself. Kept when the queue is no longer declared.
+    /// For leases that run out and deliveries that are lost, which the engine settles by itself.
     pub retry: RetryPolicy,
-    /// In which order messages are leased.
+    /// In which order messages are leased. Another one is in force once nothing is leased in the old one; until then nothing more is
+    /// leased.
     pub order: Order,
-    /// Whether messages are leased by priority, 9 first, and in `order` within one. Never with [`Order::Key`].
+    /// Whether messages are leased by priority, 9 first, and in `order` within one. Never with [`Order::Key`]. Another setting is for what
+    /// is stored from then on.
     pub priority: bool,
     /// How much it holds.
     pub bounds: Bounds,
@@ -108,7 +112,8 @@ pub enum Order {
     Arrival,
     /// Messages with the same [`super::OrderKey`] strictly one after another: the next is leased when the one before is settled for
     /// good, or together with it by one lease call without an end ([`super::LeaseRequest::ttl`]), whose holder
-    /// handles them in turn. A message without a key has no order.
+    /// handles them in turn. A message without a key has no order. One that waits to be tried again stands in the way of
+    /// those behind it; one that is delayed joins at the end when it is due; a dead letter that is held in place has left.
     Key,
 }
 
@@ -146,7 +151,7 @@ pub enum Overflow {
     #[default]
     Refuse,
     /// The messages next in line are deleted to make room: of the lowest priority first, then those that wait for their time, soonest first.
-    /// Leased ones stay; where nothing is left to delete, the append is refused.
+    /// Leased ones stay, and those of the same append; where nothing is left to delete, the append is refused.
     DropOldest,
     /// The new message goes to the queue's dead letters, [`super::DeadCode::QueueFull`]; held in place where it has none.
     DeadLetter,
@@ -169,6 +174,8 @@ pub struct Defined {
     pub queues: BTreeMap<QueueName, QueueId>,
     /// Queues that exist with messages in them but are no longer defined; they keep what they have.
     pub undeclared: Vec<QueueName>,
+    /// The policy of every queue that exists but is no longer defined, as it was defined last.
+    pub kept_retries: BTreeMap<QueueId, RetryPolicy>,
     /// The last tick of every schedule defined.
     pub ticks: BTreeMap<ScheduleName, WallMs>,
 }

@@ -133,6 +133,32 @@ impl Pattern {
 }
 
 impl Pattern {
+    /// Whether there is a topic that both match.
+    ///
+    /// Takes `words of one * words of the other` steps.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        // By how many words of `other` are taken: whether they and the words of `self` so far match a topic together.
+        let mut meets = vec![true];
+        for (at, word) in other.words.iter().enumerate() {
+            meets.push(meets[at] && *word == Word::Any);
+        }
+        for one in &self.words {
+            let mut both_less = meets[0];
+            meets[0] &= *one == Word::Any;
+            for (at, word) in other.words.iter().enumerate() {
+                let one_less = meets[at + 1];
+                meets[at + 1] = match (one, word) {
+                    // It takes nothing, or what stands against it.
+                    (Word::Any, _) | (_, Word::Any) => one_less || meets[at],
+                    (Word::Literal(one), Word::Literal(word)) => both_less && one == word,
+                    _ => both_less,
+                };
+                both_less = one_less;
+            }
+        }
+        meets[other.words.len()]
+    }
+
     /// How many slips lie between `topic` and a topic that this pattern matches; none: it is meant for other topics.
     ///
     /// Words in the place of wildcards are no slips, and say nothing about being near.
@@ -248,6 +274,33 @@ mod tests {
         check("#.#", &["a", "a.b"], &[]);
         check("*.#", &["a", "a.b", "a.b.c"], &[]);
         check("#.*", &["a", "a.b", "a.b.c"], &[]);
+    }
+
+    #[test]
+    fn patterns_meet_where_a_topic_matches_both() {
+        let pool = ["a", "b", "a.b", "b.a", "a.b.c", "a.a.b", "c.b.a.c", "a.b.a.b", "x.c"];
+        let patterns =
+            ["#", "*", "a", "a.*", "*.b", "#.b", "a.#", "a.#.b", "*.*", "*.#.c", "#.a.#", "b.#.a", "x.*.*.*.*"];
+        for one in patterns {
+            for other in patterns {
+                let pattern = |text| Pattern::new(text).expect("a pattern");
+                let (a, b) = (pattern(one), pattern(other));
+                let witness = pool.iter().find(|topic| a.matches(topic) && b.matches(topic));
+                assert!(a.meets(&b) || witness.is_none(), "{one} and {other} both match {witness:?}");
+                assert_eq!(a.meets(&b), b.meets(&a), "{one} and {other}");
+            }
+        }
+        let meet = |one: &str, other: &str| Pattern::new(one).and_then(|one| Ok(one.meets(&Pattern::new(other)?)));
+        for (one, other) in
+            [("a.*", "*.b"), ("a.#", "#.z"), ("#", "q.r.s"), ("a.#.b", "a.b"), ("*.#", "#.*"), ("a.#.#.b", "a.x.b")]
+        {
+            assert_eq!(meet(one, other), Ok(true), "{one} and {other}");
+        }
+        for (one, other) in
+            [("a", "b"), ("a.*", "a"), ("a.#", "b.#"), ("*.*", "a.b.c"), ("a.#.b", "a.#.c"), ("*", "a.#.b")]
+        {
+            assert_eq!(meet(one, other), Ok(false), "{one} and {other}");
+        }
     }
 
     #[test]

@@ -268,6 +268,7 @@ pub fn emit(id: &str, topic: &str, data: &[u8]) -> Emit {
     Emit {
         id: id.to_owned(),
         topic: Topic::new(topic).expect("a test emits to a valid topic"),
+        due: None,
         kind: None,
         subject: None,
         content_type: None,

@@ -2,6 +2,7 @@
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use pelton_core::engine::Cursor;
 use serde::Serialize;
 
@@ -89,8 +90,19 @@ impl Fill {
             write(&mut self.text, next)?;
         }
         self.text.push(b'}');
-        Ok(([(CONTENT_TYPE, JSON)], self.text).into_response())
+        Ok(respond(self.text))
     }
+
+    /// The text of the answer, where there is nothing to go on with.
+    pub(super) fn into_text(mut self) -> Vec<u8> {
+        self.text.extend_from_slice(b"]}");
+        self.text
+    }
+}
+
+/// The answer 200 with `text`, which is JSON.
+pub(super) fn respond(text: impl Into<Bytes>) -> Response {
+    ([(CONTENT_TYPE, JSON)], text.into()).into_response()
 }
 
 fn write(text: &mut Vec<u8>, item: &impl Serialize) -> Result<(), Problem> {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -12,9 +13,10 @@ use pelton_core::engine::{LeaseToken, Leased, QueueId, SettleError};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::fill::Fill;
+use super::fill::{Fill, respond};
 use super::{Shared, json, rfc3339};
 use crate::event::MessageJson;
+use crate::handover::{Held, Wire};
 use crate::input::{InPath, command, count, duration, invalid, parse};
 use crate::limits::{
     LEASE_TTL_DEFAULT, LEASE_TTL_MAX, LEASE_TTL_MIN, LEASE_WAIT_MAX, PAGE_MAX, REASON_BYTES_MAX, RETRY_AFTER_MAX,
@@ -76,12 +78,15 @@ impl<'a> LeasedJson<'a> {
 pub(super) async fn lease(
     State(shared): State<Arc<Shared>>,
     InPath(queue): InPath<String>,
+    wire: Option<Extension<Wire>>,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
     let received = command(&shared, request).await?;
     let want = parse::<LeaseBody<'_>>(&received.bytes)?.checked()?;
     let LeaseWant { max, wait, ttl } = want;
     let mut fill = Fill::new(max, shared.broker.plan().broker.message_bytes_max);
+    // From here on whoever hangs up gives back what was leased.
+    let mut held = Held::new(&shared.broker);
     while let Some(step) = fill.next_step() {
         // Only the first message is waited for; what follows is there or not.
         let wait = if fill.is_empty() { wait } else { Duration::ZERO };
@@ -97,12 +102,13 @@ pub(super) async fn lease(
             Err(_) if !fill.is_empty() => break,
             Err(error) => return Err(error.into()),
         };
+        leased.iter().for_each(|leased| held.add(leased.token));
         leased.iter().try_for_each(|leased| fill.push(&LeasedJson::new(leased)))?;
         if leased.len() < step {
             break;
         }
     }
-    fill.finish(None)
+    Ok(respond(held.hand_over(fill.into_text(), wire.map(|wire| wire.0))))
 }
 
 #[derive(Deserialize)]

@@ -1,11 +1,14 @@
 //! The paths of the API and what stands before all of them: the token, and an answer for what does not exist.
 
+mod backup;
 mod bulk;
 mod fill;
 mod lease;
+mod operate;
 mod peek;
 mod publish;
 mod queues;
+mod scheduled;
 mod status;
 
 use std::convert::Infallible;
@@ -17,7 +20,7 @@ use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use pelton_core::broker::Broker;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -48,12 +51,15 @@ pub(crate) struct Shared {
 const LIVENESS: &str = "/healthz";
 
 /// Every path with its methods, for whoever missed them. A test asserts that each exists.
-pub(crate) const PATHS: [(&str, &str); 16] = [
+pub(crate) const PATHS: [(&str, &str); 25] = [
     ("POST", "/v1/topics/{topic}"),
+    ("DELETE", "/v1/scheduled/{handle}"),
     ("GET", "/v1/queues"),
     ("GET", "/v1/queues/{queue}"),
     ("GET", "/v1/queues/{queue}/messages"),
     ("DELETE", "/v1/queues/{queue}/messages"),
+    ("POST", "/v1/queues/{queue}/pause"),
+    ("POST", "/v1/queues/{queue}/resume"),
     ("POST", "/v1/queues/{queue}/lease"),
     ("POST", "/v1/queues/{queue}/settle"),
     ("POST", "/v1/queues/{queue}/extend"),
@@ -62,6 +68,12 @@ pub(crate) const PATHS: [(&str, &str); 16] = [
     ("POST", "/v1/queues/{queue}/redrive"),
     ("POST", "/v1/queues/{queue}/discard"),
     ("GET", "/v1/consumers"),
+    ("POST", "/v1/consumers/{consumer}/pause"),
+    ("POST", "/v1/consumers/{consumer}/resume"),
+    ("POST", "/v1/consumers/{consumer}/reset"),
+    ("GET", "/v1/schedules"),
+    ("POST", "/v1/reload"),
+    ("GET", "/v1/backup"),
     ("GET", LIVENESS),
     ("GET", "/readyz"),
     ("GET", "/metrics"),
@@ -107,9 +119,12 @@ impl Shared {
 fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/topics/{topic}", post(publish::publish))
+        .route("/v1/scheduled/{handle}", delete(scheduled::cancel))
         .route("/v1/queues", get(queues::list))
         .route("/v1/queues/{queue}", get(queues::show))
         .route("/v1/queues/{queue}/messages", get(peek::messages).delete(bulk::purge))
+        .route("/v1/queues/{queue}/pause", post(operate::pause_queue))
+        .route("/v1/queues/{queue}/resume", post(operate::resume_queue))
         .route("/v1/queues/{queue}/lease", post(lease::lease))
         .route("/v1/queues/{queue}/settle", post(lease::settle))
         .route("/v1/queues/{queue}/extend", post(lease::extend))
@@ -118,6 +133,12 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/queues/{queue}/redrive", post(bulk::redrive))
         .route("/v1/queues/{queue}/discard", post(bulk::discard))
         .route("/v1/consumers", get(queues::consumers))
+        .route("/v1/consumers/{consumer}/pause", post(operate::pause_consumer))
+        .route("/v1/consumers/{consumer}/resume", post(operate::resume_consumer))
+        .route("/v1/consumers/{consumer}/reset", post(operate::reset))
+        .route("/v1/schedules", get(queues::schedules))
+        .route("/v1/reload", post(operate::reload))
+        .route("/v1/backup", get(backup::backup))
         .route(LIVENESS, get(status::alive))
         .route("/readyz", get(status::ready))
         .route("/metrics", get(status::metrics))
@@ -159,4 +180,17 @@ fn rfc3339(moment: pelton_core::clock::WallMs) -> String {
     let ms = i64::try_from(moment.0).unwrap_or(i64::MAX);
     let timestamp = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
     format!("{timestamp:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_has_every_path() {
+        let reference = include_str!("../../API.md");
+        for (method, path) in PATHS {
+            assert!(reference.contains(path), "API.md does not know {method} {path}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use pelton_core::clock::WallMs;
-use pelton_core::engine::{Attempt, Cursor, DeadLetter, Stored};
+use pelton_core::engine::{Attempt, Cursor, DeadLetter, Position, Stored};
 use serde::Serialize;
 
 use super::fill::{Fill, Steps};
@@ -26,9 +26,13 @@ struct StoredJson<'a> {
     /// Of a dead letter those that it died of, which are its history; otherwise those in the queue where it lies.
     attempts: usize,
     accepted: String,
-    /// When it may be tried again; none: now, or never by itself when it is held.
+    /// When it may be delivered, or tried again; none: now, or never by itself when it is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     due: Option<String>,
+    /// After this time it is not delivered any more; none: it does not expire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
+    priority: u8,
     /// Nothing happens to it until somebody acts.
     held: bool,
     leased: bool,
@@ -67,6 +71,8 @@ impl<'a> StoredJson<'a> {
             attempts: if stored.dead.is_some() { stored.history.len() } else { stored.attempts as usize },
             accepted: rfc3339(stored.accepted),
             due: stored.due.filter(|due| *due != HELD).map(rfc3339),
+            expires: stored.expires.map(rfc3339),
+            priority: stored.priority,
             held: stored.due == Some(HELD),
             leased: stored.leased,
             dead: stored.dead.as_ref().map(DeadJson::new),
@@ -154,6 +160,12 @@ pub(super) async fn dead_one(
 /// The message at the position that `id` spells or, where there is none, the first whose id it is.
 async fn find(shared: &Shared, queue: &str, id: &str) -> Result<Option<Stored>, Problem> {
     let position: Option<u64> = id.parse().ok();
+    if let Some(position) = position
+        && let Some(stored) = shared.broker.dead_letter(queue, Position(position)).await?
+    {
+        return Ok(Some(stored));
+    }
+    // The search also finds, by its position, what waits for its time.
     let mut by_id = None;
     let mut after: Option<Cursor> = None;
     let mut steps = Steps::new(DEAD_SCAN_MAX, shared.broker.plan().broker.message_bytes_max);

@@ -4,14 +4,16 @@
 //! message is built once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
-use pelton_core::broker::{Publish, PublishError, Published, Refusal, RefusalCode};
-use pelton_core::clock::WallMs;
+use pelton_core::broker::{Publish, PublishError, PublishOptions, Published, Refusal, RefusalCode};
+use pelton_core::clock::{Clock, WallMs};
+use pelton_core::engine::DELAY_MAX;
 use pelton_core::message::{Attributes, Message};
 use pelton_core::name::Topic;
 use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
@@ -20,8 +22,8 @@ use serde_json::json;
 use super::{Shared, json, rfc3339};
 use crate::body::refuse;
 use crate::event::{Defect, Malformed, from_headers, has_event_headers, parse_batch, parse_one};
-use crate::input::{InPath, Parameters, invalid_json};
-use crate::limits::{BATCH_MESSAGES_MAX, ITEMS_LISTED_MAX};
+use crate::input::{InPath, Parameters, duration, invalid, invalid_json, moment, spelled};
+use crate::limits::{BATCH_MESSAGES_MAX, ITEMS_LISTED_MAX, OPERATOR_RETRY_SECONDS, QUEUE_FULL_RETRY_SECONDS, TTL_MAX};
 use crate::problem::{Code, Problem};
 
 /// The source of messages that come without CloudEvents attributes.
@@ -35,18 +37,19 @@ pub(super) async fn publish(
     let (head, body) = request.into_parts();
     let known = Topic::new(&topic)
         .map_err(|error| Problem::new(Code::InvalidTopic, error.to_string()))
-        .and_then(|topic| Parameters::none(&head.uri).map(|()| topic))
-        .and_then(|topic| Form::of(&head.headers).map(|form| (topic, form)));
-    let (topic, form) = match known {
+        .and_then(|topic| Timing::of(&head.uri, &**shared.broker.clock()).map(|timing| (topic, timing)))
+        .and_then(|(topic, timing)| Form::of(&head.headers).map(|form| (topic, timing, form)));
+    let (topic, timing, form) = match known {
         Ok(known) => known,
         Err(problem) => return refuse(&head.headers, body, problem),
     };
-    accept(&shared, topic, form, &head.headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    accept(&shared, topic, timing, form, &head.headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn accept(
     shared: &Shared,
     topic: Topic,
+    timing: Timing,
     form: Form,
     headers: &HeaderMap,
     body: Body,
@@ -68,8 +71,44 @@ async fn accept(
         }
     };
     drop(received);
-    let published = shared.broker.publish(batch).await.map_err(refused)?;
+    let options = timing.options(&**shared.broker.clock());
+    let published = shared.broker.publish(batch, options).await.map_err(|error| refused(shared, error))?;
     Ok(json(&Answer(&published), 32 + published.len() * ITEM_BYTES))
+}
+
+/// What the parameters ask for, for all messages of the request.
+#[derive(Default)]
+struct Timing {
+    /// Counts from when the request is complete.
+    delay: Option<Duration>,
+    /// Not beside a delay.
+    at: Option<WallMs>,
+    ttl: Option<Duration>,
+}
+
+impl Timing {
+    fn of(uri: &Uri, clock: &dyn Clock) -> Result<Self, Problem> {
+        if uri.query().is_none() {
+            return Ok(Self::default());
+        }
+        let parameters = Parameters::of(uri, &["delay", "at", "ttl"])?;
+        let delay =
+            parameters.text("delay").map(|text| duration("delay", text, Duration::ZERO, DELAY_MAX)).transpose()?;
+        let at = parameters.text("at").map(|text| moment("at", text)).transpose()?;
+        let ttl = parameters.text("ttl").map(|text| duration("ttl", text, Duration::from_millis(1), TTL_MAX));
+        if delay.is_some() && at.is_some() {
+            return Err(invalid("'delay' and 'at' are both given; only one of them is allowed"));
+        }
+        if let Some(at) = at.filter(|at| *at > clock.wall().plus(DELAY_MAX)) {
+            let at = rfc3339(at);
+            return Err(invalid(format!("'at' is {at}; it may lie {} ahead at most", spelled(DELAY_MAX))));
+        }
+        Ok(Self { delay, at, ttl: ttl.transpose()? })
+    }
+
+    fn options(&self, clock: &dyn Clock) -> PublishOptions {
+        PublishOptions { due: self.delay.map(|delay| clock.wall().plus(delay)).or(self.at), ttl: self.ttl }
+    }
 }
 
 /// How the messages stand in the request.
@@ -189,36 +228,78 @@ fn invalid_event(index: Option<usize>, defect: &Defect) -> Problem {
     }
 }
 
-fn refused(error: PublishError) -> Problem {
+fn refused(shared: &Shared, error: PublishError) -> Problem {
     let refusals = match error {
         PublishError::Engine(error) => return error.into(),
         PublishError::Refused(refusals) => refusals,
     };
-    let code = refusals.first().map_or(Code::Unroutable, |first| code_of(first.code));
-    let first = refusals.first().map(|first| first.detail.as_str()).unwrap_or_default();
-    let detail = match (refusals.len(), refusals.first()) {
-        (0 | 1, None | Some(Refusal { index: 0, .. })) => first.to_owned(),
-        (count, at) => {
-            let index = at.map_or(0, |at| at.index);
-            format!("{count} of the messages can't be accepted, so none was; message {index}: {first}")
+    let Some(first) = refusals.first() else {
+        return Problem::new(Code::InvalidRequest, "the messages can't be accepted");
+    };
+    let detail = match (refusals.len(), first.index) {
+        (1, 0) => first.detail.clone(),
+        (count, index) => {
+            format!("{count} of the messages can't be accepted, so none was; message {index}: {}", first.detail)
         }
     };
-    let item = |Refusal { index, code, detail }: &Refusal| json!({"index": index, "code": code_of(*code).as_str(), "detail": detail});
+    let problem = Problem::new(code_of(first.code), detail);
+    match first.code {
+        RefusalCode::DiskFull => problem.retry_after(OPERATOR_RETRY_SECONDS),
+        RefusalCode::QueueFull => of_queue(shared, itemized(problem, &refusals), first),
+        RefusalCode::InvalidAttribute => {
+            let problem = itemized(problem, &refusals).with("index", first.index);
+            match &first.attribute {
+                Some(attribute) => problem.with("attribute", &**attribute),
+                None => problem,
+            }
+        }
+        RefusalCode::Unroutable | RefusalCode::TooLarge | RefusalCode::IdReused => itemized(problem, &refusals),
+    }
+}
+
+fn itemized(problem: Problem, refusals: &[Refusal]) -> Problem {
     let items: Vec<_> = refusals.iter().take(ITEMS_LISTED_MAX).map(item).collect();
-    Problem::new(code, detail).with("count", refusals.len()).with("items", items)
+    problem.with("count", refusals.len()).with("items", items)
+}
+
+fn item(refusal: &Refusal) -> serde_json::Value {
+    let Refusal { index, code, detail, attribute, .. } = refusal;
+    let mut item = json!({"index": index, "code": code_of(*code).as_str(), "detail": detail});
+    if let Some(attribute) = attribute {
+        item["attribute"] = json!(attribute);
+    }
+    item
+}
+
+/// The problem with the queue that is full, its bounds, and when to try again.
+fn of_queue(shared: &Shared, problem: Problem, refusal: &Refusal) -> Problem {
+    let Some(name) = &refusal.queue else { return problem.retry_after(QUEUE_FULL_RETRY_SECONDS) };
+    let plan = shared.broker.plan();
+    let bounds = plan.queues.iter().find(|queue| queue.name == *name).map(|queue| queue.bounds).unwrap_or_default();
+    let is_paused = shared.broker.queue(name.as_str()).is_ok_and(|queue| queue.counts.paused);
+    problem
+        .with("queue", name.as_str())
+        .with("max_messages", bounds.messages_max)
+        .with("max_bytes", bounds.bytes_max)
+        .with("paused", is_paused)
+        .retry_after(if is_paused { OPERATOR_RETRY_SECONDS } else { QUEUE_FULL_RETRY_SECONDS })
 }
 
 fn code_of(code: RefusalCode) -> Code {
     match code {
         RefusalCode::Unroutable => Code::Unroutable,
         RefusalCode::TooLarge => Code::TooLarge,
+        RefusalCode::InvalidAttribute => Code::InvalidAttribute,
+        RefusalCode::IdReused => Code::IdReused,
+        RefusalCode::QueueFull => Code::QueueFull,
+        RefusalCode::DiskFull => Code::DiskFull,
     }
 }
 
 /// About what a message adds to the answer: its id and the framing.
 const ITEM_BYTES: usize = 64;
 
-/// `{"messages":[{"id":..,"targets":..}]}`
+/// `{"messages":[{"id":..,"targets":..}]}`, with what else there is to say of a message
 struct Answer<'a>(&'a [Published]);
 
 impl Serialize for Answer<'_> {
@@ -246,11 +327,18 @@ impl<'a, T: Serialize, F: Fn(&'a Published) -> T> Serialize for Each<'a, F> {
 struct MessageAnswer<'a> {
     id: &'a str,
     targets: usize,
+    /// Only where it was stored before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
+    /// The handle that cancels it, while it waits for its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduled: Option<String>,
 }
 
 impl<'a> MessageAnswer<'a> {
     fn new(published: &'a Published) -> Self {
-        Self { id: &published.id, targets: published.targets }
+        let Published { id, targets, duplicate, scheduled } = published;
+        Self { id, targets: *targets, duplicate: *duplicate, scheduled: scheduled.as_ref().map(ToString::to_string) }
     }
 }
 

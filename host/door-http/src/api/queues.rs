@@ -1,22 +1,28 @@
-//! What there is: queues with their figures, consumers with their state.
+//! What there is: queues with their figures, consumers with their state, schedules with their times.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use pelton_core::broker::{ConsumerState, QueueStatus};
+use pelton_core::broker::{ConsumerState, ConsumerStatus, QueueStatus};
 use pelton_core::clock::WallMs;
+use pelton_core::dispatch::BreakerStatus;
+use pelton_core::engine::{Expired, Order, Overflow};
+use pelton_core::plan::{Plan, QueuePlan};
+use pelton_core::schedule::{Missed, SchedulePlan};
 use serde::Serialize;
 
-use super::{Shared, json};
-use crate::input::{InPath, Parameters};
+use super::{Shared, json, rfc3339};
+use crate::input::{InPath, Parameters, spelled};
 use crate::problem::Problem;
 
 #[derive(Serialize)]
 struct QueueJson<'a> {
     name: &'a str,
     declared: bool,
+    paused: bool,
+    full: bool,
     ready: u64,
     leased: u64,
     scheduled: u64,
@@ -24,22 +30,73 @@ struct QueueJson<'a> {
     bytes: u64,
     /// None when nothing is ready or leased.
     oldest_age_ms: Option<u64>,
+    dropped: u64,
+    expired: u64,
     dead_letter: Option<&'a str>,
+    /// None for a queue that broker.toml no longer names.
+    settings: Option<SettingsJson<'a>>,
 }
 
 impl<'a> QueueJson<'a> {
-    fn new(status: &'a QueueStatus, now: WallMs) -> Self {
+    fn new(status: &'a QueueStatus, plan: &'a Plan, now: WallMs) -> Self {
         let counts = &status.counts;
+        let planned = plan.queues.iter().find(|planned| planned.name == counts.name);
         Self {
             name: counts.name.as_str(),
             declared: counts.declared,
+            paused: counts.paused,
+            full: counts.full,
             ready: counts.ready,
             leased: counts.leased,
             scheduled: counts.scheduled,
             dead: status.dead,
             bytes: counts.bytes,
             oldest_age_ms: counts.oldest.map(|oldest| now.0.saturating_sub(oldest.0)),
+            dropped: counts.dropped,
+            expired: counts.expired,
             dead_letter: status.dead_letter.as_ref().map(|name| name.as_str()),
+            settings: planned.map(SettingsJson::new),
+        }
+    }
+}
+
+/// What broker.toml says of a queue, its defaults filled in.
+#[derive(Serialize)]
+struct SettingsJson<'a> {
+    order: &'static str,
+    /// None unless the order is by key.
+    key: Option<&'a str>,
+    priority: bool,
+    ttl: Option<String>,
+    expired: &'static str,
+    max_messages: Option<u64>,
+    max_bytes: Option<u64>,
+    overflow: &'static str,
+    max_attempts: u32,
+    max_age: Option<String>,
+}
+
+impl<'a> SettingsJson<'a> {
+    fn new(queue: &'a QueuePlan) -> Self {
+        let by_key = queue.order == Order::Key;
+        Self {
+            order: if by_key { "key" } else { "arrival" },
+            key: by_key.then_some(&*queue.key),
+            priority: queue.priority,
+            ttl: queue.ttl.map(spelled),
+            expired: match queue.expired {
+                Expired::DeadLetter => "dead-letter",
+                Expired::Drop => "drop",
+            },
+            max_messages: queue.bounds.messages_max,
+            max_bytes: queue.bounds.bytes_max,
+            overflow: match queue.bounds.overflow {
+                Overflow::Refuse => "refuse",
+                Overflow::DropOldest => "drop-oldest",
+                Overflow::DeadLetter => "dead-letter",
+            },
+            max_attempts: queue.retry.max_attempts,
+            max_age: queue.retry.max_age.map(spelled),
         }
     }
 }
@@ -51,9 +108,10 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<
     }
     Parameters::none(&uri)?;
     let now = shared.broker.clock().wall();
-    let queues = shared.broker.queues();
-    let queues: Vec<_> = queues.iter().map(|queue| QueueJson::new(queue, now)).collect();
-    Ok(json(&Answer { queues }, 1024))
+    let (queues, plan) = (shared.broker.queues(), shared.broker.plan());
+    let queues: Vec<_> = queues.iter().map(|queue| QueueJson::new(queue, &plan, now)).collect();
+    let bytes_hint = 64 + 512 * queues.len();
+    Ok(json(&Answer { queues }, bytes_hint))
 }
 
 pub(super) async fn show(
@@ -62,8 +120,8 @@ pub(super) async fn show(
     uri: Uri,
 ) -> Result<Response, Problem> {
     Parameters::none(&uri)?;
-    let status = shared.broker.queue(&queue)?;
-    Ok(json(&QueueJson::new(&status, shared.broker.clock().wall()), 256))
+    let (status, plan) = (shared.broker.queue(&queue)?, shared.broker.plan());
+    Ok(json(&QueueJson::new(&status, &plan, shared.broker.clock().wall()), 512))
 }
 
 #[derive(Serialize)]
@@ -73,9 +131,39 @@ struct ConsumerJson {
     concurrency: usize,
     /// `ready`, or `no-component` while it has none and its messages wait.
     state: &'static str,
+    paused: bool,
     /// SHA-256 of the component that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
+    /// None where it is switched off.
+    breaker: Option<BreakerJson>,
+}
+
+#[derive(Serialize)]
+struct BreakerJson {
+    state: &'static str,
+    since: Option<String>,
+    next_probe: Option<String>,
+    last_reason: Option<String>,
+}
+
+impl BreakerJson {
+    fn new(status: BreakerStatus) -> Self {
+        let BreakerStatus { state, since, next_probe, last_reason } = status;
+        Self { state: state.as_str(), since: since.map(rfc3339), next_probe: next_probe.map(rfc3339), last_reason }
+    }
+}
+
+impl ConsumerJson {
+    fn new(status: ConsumerStatus) -> Self {
+        let ConsumerStatus { name, queue, concurrency, state, paused, breaker } = status;
+        let (state, digest) = match state {
+            ConsumerState::Ready(digest) => ("ready", Some(digest.to_string())),
+            ConsumerState::NoComponent => ("no-component", None),
+        };
+        let (name, queue) = (name.to_string(), queue.to_string());
+        Self { name, queue, concurrency, state, paused, digest, breaker: breaker.map(BreakerJson::new) }
+    }
 }
 
 pub(super) async fn consumers(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
@@ -84,13 +172,48 @@ pub(super) async fn consumers(State(shared): State<Arc<Shared>>, uri: Uri) -> Re
         consumers: Vec<ConsumerJson>,
     }
     Parameters::none(&uri)?;
-    let consumers = shared.broker.consumers().into_iter().map(|consumer| {
-        let (state, digest) = match consumer.state {
-            ConsumerState::Ready(digest) => ("ready", Some(digest.to_string())),
-            ConsumerState::NoComponent => ("no-component", None),
-        };
-        let (name, queue) = (consumer.name.to_string(), consumer.queue.to_string());
-        ConsumerJson { name, queue, concurrency: consumer.concurrency, state, digest }
-    });
-    Ok(json(&Answer { consumers: consumers.collect() }, 1024))
+    let consumers: Vec<_> = shared.broker.consumers().into_iter().map(ConsumerJson::new).collect();
+    let bytes_hint = 64 + 256 * consumers.len();
+    Ok(json(&Answer { consumers }, bytes_hint))
+}
+
+#[derive(Serialize)]
+struct ScheduleJson<'a> {
+    name: &'a str,
+    cron: &'a str,
+    time_zone: &'a str,
+    topic: &'a str,
+    /// What becomes of ticks that nobody was there for.
+    missed: &'static str,
+    /// When it ticks next; none when never again.
+    next: Option<String>,
+}
+
+impl<'a> ScheduleJson<'a> {
+    fn new(schedule: &'a SchedulePlan, now: WallMs) -> Self {
+        Self {
+            name: schedule.name.as_str(),
+            cron: schedule.times.cron(),
+            time_zone: schedule.times.zone(),
+            topic: schedule.topic.as_str(),
+            missed: match schedule.missed {
+                Missed::Once => "once",
+                Missed::Skip => "skip",
+                Missed::All => "all",
+            },
+            next: schedule.times.next(now).map(rfc3339),
+        }
+    }
+}
+
+pub(super) async fn schedules(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        schedules: Vec<ScheduleJson<'a>>,
+    }
+    Parameters::none(&uri)?;
+    let (plan, now) = (shared.broker.plan(), shared.broker.clock().wall());
+    let schedules: Vec<_> = plan.schedules.iter().map(|schedule| ScheduleJson::new(schedule, now)).collect();
+    let bytes_hint = 64 + 256 * schedules.len();
+    Ok(json(&Answer { schedules }, bytes_hint))
 }

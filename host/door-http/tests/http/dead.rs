@@ -1,5 +1,7 @@
 //! Looking at queues and dead letters, and changing many at once.
 
+use std::time::Duration;
+
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
@@ -30,13 +32,17 @@ async fn dead_count(server: &Server) -> u64 {
 async fn queues_show_their_figures() {
     let server = with_dead_letters(1).await;
     server.publish("orders.new", "2", "").await;
-    server.clock.advance(std::time::Duration::from_millis(1500));
+    server.clock.advance(Duration::from_millis(1500));
     let queue = server.get("/v1/queues/orders").await.ok();
     let bytes = queue["bytes"].as_u64().unwrap();
     assert!(bytes > 0);
     let expected = json!({
-        "name": "orders", "declared": true, "ready": 1, "leased": 0, "scheduled": 0, "dead": 1, "bytes": bytes,
-        "oldest_age_ms": 1500, "dead_letter": "orders.dead"
+        "name": "orders", "declared": true, "paused": false, "full": false, "ready": 1, "leased": 0, "scheduled": 0,
+        "dead": 1, "bytes": bytes, "oldest_age_ms": 1500, "dropped": 0, "expired": 0, "dead_letter": "orders.dead",
+        "settings": {
+            "order": "arrival", "key": null, "priority": false, "ttl": null, "expired": "dead-letter",
+            "max_messages": null, "max_bytes": null, "overflow": "refuse", "max_attempts": 2, "max_age": null
+        }
     });
     assert_eq!(queue, expected);
     let queues = server.get("/v1/queues").await.ok();
@@ -77,7 +83,7 @@ async fn peeking_goes_page_by_page_and_leases_nothing() {
     assert_snapshot!(server.get("/v1/queues/orders/messages?max=ten").await.shown(), @r#"
     400
     title: The request is not valid
-    detail: 'max' is 'ten'; a whole number, 1 to 1000, is expected
+    detail: 'max' is 'ten'; a whole number from 1 is expected
     code: invalid-request
     "#);
     assert_snapshot!(server.get("/v1/queues/orders/messages?max=1&max=2").await.shown(), @r#"
@@ -134,6 +140,28 @@ async fn one_dead_letter_shows_its_history() {
 }
 
 #[tokio::test]
+async fn a_position_is_found_without_a_search_and_what_waits_with_one() {
+    let server = with_dead_letters(3).await;
+    let page = server.get("/v1/queues/orders/dead").await.ok();
+    let path = format!("/v1/queues/orders/dead/{}", page["messages"][2]["position"]);
+    let pages = server.engine.browsed();
+    let letter = server.get(&path).await.ok();
+    assert_eq!(
+        (&letter["message"]["id"], &letter["priority"], letter["due"].is_null()),
+        (&json!("3"), &json!(4), true)
+    );
+    assert_eq!(server.engine.browsed(), pages, "no page was read");
+    let leased = server.post("/v1/queues/orders.dead/lease", r#"{"max":3}"#).await.ok();
+    let body = json!({"settlements": [{"token": leased["messages"][2]["token"], "outcome": "retry", "after": "1h"}]});
+    server.post("/v1/queues/orders.dead/settle", body.to_string()).await.ok();
+    let page = server.get("/v1/queues/orders/dead").await.ok();
+    let waiting = page["messages"].as_array().unwrap().iter().find(|item| item["due"].is_string()).unwrap();
+    let path = format!("/v1/queues/orders/dead/{}", waiting["position"]);
+    let letter = server.get(&path).await.ok();
+    assert_eq!((&letter["message"]["id"], &letter["due"]), (&json!("3"), &json!("2026-01-01T01:00:00.000Z")));
+}
+
+#[tokio::test]
 async fn redrive_by_position_and_of_all() {
     let server = with_dead_letters(3).await;
     let page = server.get("/v1/queues/orders/dead").await.ok();
@@ -146,6 +174,82 @@ async fn redrive_by_position_and_of_all() {
     assert_eq!(done["changed"], 2);
     assert_eq!(dead_count(&server).await, 0);
     assert_eq!(ids(&server.get("/v1/queues/audit/messages").await.ok()), ["1", "3"]);
+}
+
+/// Three dead letters: one rejected, two minutes later one that used up its attempts, and another one rejected.
+async fn with_reasons() -> Server {
+    let server = with_dead_letters(1).await;
+    server.clock.advance(Duration::from_secs(120));
+    server.publish("orders.new", "2", r#","region":"eu""#).await;
+    for _ in 0..2 {
+        let token = &server.lease(1).await[0];
+        let body = json!({"settlements": [{"token": token, "outcome": "retry", "after": "0s"}]}).to_string();
+        server.post("/v1/queues/orders/settle", body).await.ok();
+        server.clock.advance(Duration::from_millis(1));
+    }
+    server.publish("orders.changed", "3", r#","region":"us""#).await;
+    let token = &server.lease(1).await[0];
+    let body = json!({"settlements": [{"token": token, "outcome": "reject", "reason": "no order"}]}).to_string();
+    server.post("/v1/queues/orders/settle", body).await.ok();
+    assert_eq!(dead_count(&server).await, 3);
+    server
+}
+
+#[tokio::test]
+async fn filters_choose_among_dead_letters() {
+    let check = async |filter: Value, expected: &[&str]| {
+        let server = with_reasons().await;
+        let done = server.post("/v1/queues/orders/redrive", filter.to_string()).await.ok();
+        assert_eq!((&done["changed"], &done["next"]), (&json!(expected.len()), &Value::Null), "{filter}");
+        assert_eq!(ids(&server.get("/v1/queues/orders/messages").await.ok()), expected, "{filter}");
+        assert_eq!(dead_count(&server).await, 3 - expected.len() as u64, "{filter}");
+    };
+    check(json!({"all": true}), &["1", "2", "3"]).await;
+    check(json!({"reason": "rejected"}), &["1", "3"]).await;
+    check(json!({"reason": "max-attempts"}), &["2"]).await;
+    check(json!({"reason": "expired"}), &[]).await;
+    check(json!({"origin": "orders"}), &["1", "2", "3"]).await;
+    check(json!({"origin": "audit"}), &[]).await;
+    check(json!({"since": "2026-01-01T00:01:00Z"}), &["2", "3"]).await;
+    check(json!({"until": "2026-01-01T00:01:00Z"}), &["1"]).await;
+    check(json!({"since": "2026-01-01T00:00:00Z", "until": "2026-01-01T00:00:00Z"}), &[]).await;
+    check(json!({"attributes": {"region": "us"}}), &["3"]).await;
+    check(json!({"attributes": {"topic": "orders.new", "id": "2"}}), &["2"]).await;
+    check(json!({"reason": "rejected", "since": "2026-01-01T00:01:00Z", "attributes": {"region": "us"}}), &["3"]).await;
+    check(json!({"all": true, "reason": "rejected"}), &["1", "3"]).await;
+}
+
+#[tokio::test]
+async fn a_filter_narrows_a_discard_and_a_list_of_positions() {
+    let server = with_reasons().await;
+    let page = server.get("/v1/queues/orders/dead").await.ok();
+    let positions: Vec<_> = page["messages"].as_array().unwrap().iter().map(|item| &item["position"]).collect();
+    let body = json!({"positions": positions, "reason": "max-attempts"}).to_string();
+    assert_eq!(server.post("/v1/queues/orders/redrive", body).await.ok()["changed"], 1);
+    let body = json!({"attributes": {"region": "us"}}).to_string();
+    assert_eq!(server.post("/v1/queues/orders/discard", body).await.ok()["changed"], 1);
+    assert_eq!(ids(&server.get("/v1/queues/orders/dead").await.ok()), ["1"]);
+}
+
+#[tokio::test]
+async fn a_call_changes_no_more_than_it_is_asked_to() {
+    let server = with_dead_letters(5).await;
+    let mut changed = Vec::new();
+    let mut after = Value::Null;
+    for _ in 0..5 {
+        let body = json!({"all": true, "max": 2, "after": after}).to_string();
+        let done = server.post("/v1/queues/orders/redrive", body).await.ok();
+        changed.push(done["changed"].as_u64().unwrap());
+        after = done["next"].clone();
+        if after.is_null() {
+            break;
+        }
+    }
+    assert_eq!(changed[..2], [2, 2]);
+    assert_eq!(changed.iter().sum::<u64>(), 5);
+    assert_eq!(ids(&server.get("/v1/queues/orders/messages").await.ok()), ["1", "2", "3", "4", "5"]);
+    let done = server.delete("/v1/queues/orders/messages?confirm=orders&max=3").await.ok();
+    assert_eq!(done["changed"], 3);
 }
 
 #[tokio::test]
@@ -194,7 +298,8 @@ async fn living_messages_of_an_undeclared_queue_are_no_dead_letters() {
     server.publish("orders.new", "3", "").await;
     server.broker.deploy(deployment("[queues.audit]\n")).await.unwrap();
     let queue = server.get("/v1/queues/orders").await.ok();
-    assert_eq!((&queue["declared"], &queue["dead_letter"]), (&json!(false), &Value::Null));
+    let shown = (&queue["declared"], &queue["dead_letter"], &queue["settings"]);
+    assert_eq!(shown, (&json!(false), &Value::Null, &Value::Null));
     assert_snapshot!(server.post("/v1/queues/orders/discard", r#"{"all":true}"#).await.shown(), @r#"
     409
     title: The queue holds no dead letters
@@ -213,7 +318,7 @@ async fn bad_requests() {
     assert_snapshot!(redrive("{}").await, @r#"
     400
     title: The request is not valid
-    detail: say which dead letters: 'positions' with a list of numbers, or 'all' with true
+    detail: say which dead letters: 'positions' with a list of numbers, 'reason', 'origin', 'since', 'until' or 'attributes', or 'all' with true
     code: invalid-request
     "#);
     assert_snapshot!(redrive(r#"{"all":true,"positions":[1]}"#).await, @r#"
@@ -222,6 +327,52 @@ async fn bad_requests() {
     detail: 'positions' and 'all' are both given; only one of them is allowed
     code: invalid-request
     "#);
+    assert_snapshot!(redrive(r#"{"reason":"bored"}"#).await, @r#"
+    400
+    title: The request is not valid
+    detail: 'reason': 'bored' is no reason of dead letters; there are max-attempts, rejected, route-failed, too-many-hops, max-age, expired and queue-full
+    code: invalid-request
+    "#);
+    assert_snapshot!(redrive(r#"{"since":"yesterday"}"#).await, @r#"
+    400
+    title: The request is not valid
+    detail: 'since' is 'yesterday', which is not RFC 3339, such as 2026-01-31T12:00:00Z
+    code: invalid-request
+    "#);
+    assert_snapshot!(redrive(r#"{"origin":"no queue"}"#).await, @r#"
+    400
+    title: The request is not valid
+    detail: 'origin': 'no queue' is not a queue name: it contains ' '; letters a-z and A-Z, digits, '.', '_' and '-' are allowed
+    code: invalid-request
+    "#);
+    assert_snapshot!(redrive(r#"{"attributes":{"region":7}}"#).await, @r#"
+    400
+    title: The request is not valid
+    detail: 'attributes.region' is 7; a string is expected
+    code: invalid-request
+    "#);
+    assert_snapshot!(redrive(r#"{"all":true,"max":0}"#).await, @r#"
+    400
+    title: The request is not valid
+    detail: 'max' is 0; 1 to 100000 are allowed
+    code: invalid-request
+    "#);
+    let many: Vec<_> = (0..17).map(|number| (format!("a{number}"), Value::from("x"))).collect();
+    let many = json!({"attributes": serde_json::Map::from_iter(many)}).to_string();
+    assert_snapshot!(server.post("/v1/queues/orders/redrive", many).await.shown(), @r#"
+    400
+    title: The request is not valid
+    detail: 'attributes' has 17 names; at most 16 are allowed
+    code: invalid-request
+    "#);
+    let discard = server.post("/v1/queues/orders/discard", r#"{"all":true,"to":"audit"}"#).await.shown();
+    assert_snapshot!(discard, @r#"
+    400
+    title: The request is not valid
+    detail: 'to' goes with a redrive only: what is discarded goes nowhere
+    code: invalid-request
+    "#);
+    assert_eq!(server.delete("/v1/queues/orders/messages?confirm=orders&max=all").await.code(), "invalid-request");
     assert_snapshot!(redrive(r#"{"all":true,"to":"audits"}"#).await, @r#"
     404
     title: There is no such queue

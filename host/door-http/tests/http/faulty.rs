@@ -1,5 +1,7 @@
 //! An engine whose storage fails when a test says so.
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,17 +16,36 @@ use tokio::sync::watch;
 pub(crate) struct FaultyEngine {
     inner: MemoryEngine,
     fault: Mutex<Option<EngineError>>,
+    refusal: Mutex<Option<RequestError>>,
+    browsed: AtomicUsize,
     health: watch::Sender<Health>,
 }
 
 impl FaultyEngine {
     pub(crate) fn new(inner: MemoryEngine) -> Self {
-        Self { inner, fault: Mutex::new(None), health: watch::Sender::new(Health::Ready) }
+        let browsed = AtomicUsize::new(0);
+        Self {
+            inner,
+            fault: Mutex::new(None),
+            refusal: Mutex::new(None),
+            browsed,
+            health: watch::Sender::new(Health::Ready),
+        }
     }
 
     /// From now on every call ends so.
     pub(crate) fn fail(&self, error: EngineError) {
         *self.fault.lock().unwrap() = Some(error);
+    }
+
+    /// From now on every append is refused so.
+    pub(crate) fn refuse(&self, refusal: RequestError) {
+        *self.refusal.lock().unwrap() = Some(refusal);
+    }
+
+    /// How many pages were read.
+    pub(crate) fn browsed(&self) -> usize {
+        self.browsed.load(SeqCst)
     }
 
     pub(crate) fn set_health(&self, health: Health) {
@@ -72,7 +93,10 @@ impl Engine for FaultyEngine {
     }
 
     fn append(&self, append: Append) -> Fut<'_, Result<Appended, RequestError>> {
-        self.or_fail(|| self.inner.append(append))
+        match self.refusal.lock().unwrap().clone() {
+            Some(refusal) => Box::pin(std::future::ready(Err(refusal))),
+            None => self.or_fail(|| self.inner.append(append)),
+        }
     }
 
     fn lease(&self, want: LeaseRequest) -> Fut<'_, Result<Vec<Leased>, RequestError>> {
@@ -92,6 +116,7 @@ impl Engine for FaultyEngine {
     }
 
     fn browse(&self, what: Browse) -> Fut<'_, Result<Page, RequestError>> {
+        self.browsed.fetch_add(1, SeqCst);
         self.or_fail(|| self.inner.browse(what))
     }
 

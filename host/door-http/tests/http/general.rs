@@ -50,11 +50,12 @@ async fn an_unknown_path_names_those_that_there_are() {
     title: There is no such path
     detail: there is no path '/v1/queue/orders'; 'paths' lists those that there are
     code: not-found
-    paths: ["POST /v1/topics/{topic}","GET /v1/queues","GET /v1/queues/{queue}","GET /v1/queues/{queue}/messages","DELETE /v1/queues/{queue}/messages","POST /v1/queues/{queue}/lease","POST /v1/queues/{queue}/settle","POST /v1/queues/{queue}/extend","GET /v1/queues/{queue}/dead","GET /v1/queues/{queue}/dead/{id}","POST /v1/queues/{queue}/redrive","POST /v1/queues/{queue}/discard","GET /v1/consumers","GET /healthz","GET /readyz","GET /metrics"]
+    paths: ["POST /v1/topics/{topic}","DELETE /v1/scheduled/{handle}","GET /v1/queues","GET /v1/queues/{queue}","GET /v1/queues/{queue}/messages","DELETE /v1/queues/{queue}/messages","POST /v1/queues/{queue}/pause","POST /v1/queues/{queue}/resume","POST /v1/queues/{queue}/lease","POST /v1/queues/{queue}/settle","POST /v1/queues/{queue}/extend","GET /v1/queues/{queue}/dead","GET /v1/queues/{queue}/dead/{id}","POST /v1/queues/{queue}/redrive","POST /v1/queues/{queue}/discard","GET /v1/consumers","POST /v1/consumers/{consumer}/pause","POST /v1/consumers/{consumer}/resume","POST /v1/consumers/{consumer}/reset","GET /v1/schedules","POST /v1/reload","GET /v1/backup","GET /healthz","GET /readyz","GET /metrics"]
     "#);
     for path in answer.json()["paths"].as_array().unwrap() {
         let (method, path) = path.as_str().unwrap().split_once(' ').unwrap();
         let path = path.replace("{topic}", "orders.new").replace("{queue}", "orders").replace("{id}", "1");
+        let path = path.replace("{consumer}", "auditor").replace("{handle}", "1");
         let answer = server.send(method.parse().unwrap(), &path, &[], Body::empty()).await;
         assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
         assert!(!answer.body.contains("not-found"), "{method} {path}");
@@ -83,8 +84,10 @@ async fn a_wrong_method_names_the_right_ones() {
 #[tokio::test]
 async fn consumers_show_their_state() {
     let server = server().await;
-    let expected =
-        json!({"consumers": [{"name": "auditor", "queue": "audit", "concurrency": 16, "state": "no-component"}]});
+    let breaker = json!({"state": "closed", "since": null, "next_probe": null, "last_reason": null});
+    let expected = json!({"consumers": [{
+        "name": "auditor", "queue": "audit", "concurrency": 16, "state": "no-component", "paused": false, "breaker": breaker
+    }]});
     assert_eq!(server.get("/v1/consumers").await.ok(), expected);
 }
 

@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+mod backup;
 mod dead;
+mod delivery;
 mod faulty;
 mod general;
+mod operate;
 mod publish;
 mod pull;
 mod socket;

@@ -102,7 +102,7 @@ async fn parameters_are_refused() {
     assert_snapshot!(publish(&server, "orders.new?foo=1", &[], "text").await.shown(), @r#"
     400
     title: The request is not valid
-    detail: the parameter 'foo' is unknown; this call takes none
+    detail: the parameter 'foo' is unknown; known are 'delay', 'at', 'ttl'
     code: invalid-request
     "#);
     assert_eq!(server.get("/v1/queues/orders").await.ok()["ready"], 0);

@@ -173,7 +173,7 @@ async fn when_all_leases_are_bad_it_is_a_problem() {
     let server = server().await;
     server.publish("audit.x", "2", r#","subject":"yes""#).await;
     let mut settings = insta::Settings::clone_current();
-    settings.add_filter("[0-9a-f]+-[0-9a-f]+-[0-9a-f]+-[0-9a-f]+-[0-9a-f]{16}", "TOKEN");
+    settings.add_filter("([0-9a-f]+-){4,}[0-9a-f]{16}", "TOKEN");
     let other = server.post("/v1/queues/audit/lease", "{}").await.ok()["messages"][0]["token"].clone();
     let one = settle(&server, json!([{"token": other, "outcome": "ack"}])).await.shown();
     let two =

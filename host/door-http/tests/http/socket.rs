@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use pelton_core::door::Door;
+use pelton_core::testing::conformance::eventually;
 use pelton_door_http::{BindError, HttpDoor, HttpOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -175,4 +176,65 @@ async fn stopping_does_not_wait_for_connections_that_said_nothing() {
     read_response(&mut seen).await;
     running.stopped().await;
     assert!(is_closed(&mut silent).await);
+}
+
+/// Sends a lease call with this body.
+async fn ask_for_leases(stream: &mut TcpStream, body: &str) {
+    let head = format!("POST /v1/queues/orders/lease HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body.as_bytes()).await.unwrap();
+}
+
+async fn figure(server: &Server, name: &str) -> u64 {
+    server.get("/v1/queues/orders").await.ok()[name].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn hanging_up_in_the_middle_of_an_answer_gives_all_leases_back() {
+    let running = start().await;
+    // More than the system buffers for two sockets.
+    let data = format!(",\"data\":\"{}\"", "x".repeat(60 * 1024));
+    for id in 0..270 {
+        running.server.publish("orders.new", &id.to_string(), &data).await;
+    }
+    let mut stream = running.connect().await;
+    ask_for_leases(&mut stream, "{\"max\":1000}").await;
+    within(stream.read_exact(&mut [0; 1000])).await.unwrap();
+    assert_eq!(figure(&running.server, "leased").await, 270);
+    drop(stream);
+    eventually("all are given back", async || figure(&running.server, "leased").await == 0).await;
+    assert_eq!(figure(&running.server, "ready").await, 270);
+    let again = running.server.post("/v1/queues/orders/lease", "{}").await.ok();
+    assert_eq!(again["messages"][0]["attempt"], 1, "no attempt was counted");
+    running.stopped().await;
+}
+
+#[tokio::test]
+async fn whoever_hangs_up_while_waiting_takes_nothing() {
+    let running = start().await;
+    let mut stream = running.connect().await;
+    ask_for_leases(&mut stream, "{\"wait\":\"60s\"}").await;
+    stream.shutdown().await.unwrap();
+    assert!(is_closed(&mut stream).await);
+    running.server.publish("orders.new", "1", "").await;
+    assert_eq!(running.server.lease(1).await.len(), 1);
+    running.stopped().await;
+}
+
+#[tokio::test]
+async fn leases_outlive_the_connection_that_they_were_received_on() {
+    let running = start().await;
+    running.server.publish("orders.new", "1", "").await;
+    let mut stream = running.connect().await;
+    ask_for_leases(&mut stream, "{}").await;
+    let (status, body) = read_response(&mut stream).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    stream.shutdown().await.unwrap();
+    assert!(is_closed(&mut stream).await);
+    assert_eq!(figure(&running.server, "leased").await, 1);
+    let leased: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let token = &leased["messages"][0]["token"];
+    let body = serde_json::json!({"settlements": [{"token": token, "outcome": "ack"}]}).to_string();
+    running.server.post("/v1/queues/orders/settle", body).await.ok();
+    running.stopped().await;
 }

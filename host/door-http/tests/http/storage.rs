@@ -17,14 +17,14 @@ async fn every_call_says_what_is_known() {
     503
     retry-after: 1
     title: Whether it was done is unknown
-    detail: storage failed while committing; whether it was done is unknown. Repeat it with the same ids: the broker does not look for doubles yet, but consumers can recognise them by source and id
+    detail: storage failed while committing; whether it was done is unknown. Repeat it with the same ids: where the topic has a dedup window, a double is recognised; elsewhere consumers can recognise it by source and id
     code: unknown
     "#);
     assert_snapshot!(server.post("/v1/queues/orders/settle", settlement).await.shown(), @r#"
     503
     retry-after: 1
     title: Whether it was done is unknown
-    detail: storage failed while committing; whether it was done is unknown. Repeat it with the same ids: the broker does not look for doubles yet, but consumers can recognise them by source and id
+    detail: storage failed while committing; whether it was done is unknown. Repeat it with the same ids: where the topic has a dedup window, a double is recognised; elsewhere consumers can recognise it by source and id
     code: unknown
     "#);
     server.engine.fail(EngineError::Unavailable);
@@ -57,6 +57,8 @@ async fn every_call_says_what_is_known() {
 async fn readiness_follows_the_engine_and_the_door() {
     let server = server().await;
     assert_eq!(server.get("/readyz").await.ok(), json!({"status": "ready"}));
+    server.engine.set_health(Health::Full);
+    assert_eq!(server.get("/readyz").await.ok(), json!({"status": "full"}), "consuming goes on");
     server.engine.set_health(Health::Recovering);
     assert_snapshot!(server.get("/readyz").await.shown(), @r#"
     503

@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use pelton_core::broker::{Broker, Deployment, Parts};
 use pelton_core::config;
 use pelton_core::metrics::Metrics;
+use pelton_core::operator::{Backup, Reload};
 use pelton_core::testing::{FakeRuntime, MemoryEngine, TestClock};
 use pelton_door_http::{Api, HttpOptions};
 use serde_json::Value;
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use crate::faulty::FaultyEngine;
 
 /// Two queues, one dead-letter queue each, and routes by pattern and by filter.
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [broker]
 max-message = "64KiB"
 
@@ -57,23 +58,48 @@ pub(crate) async fn server() -> Server {
     server_with(&options(None)).await
 }
 
+/// A server without a token that runs `config`.
+pub(crate) async fn server_of(config: &str) -> Server {
+    start(&options(None), config, Hands::default()).await
+}
+
+/// Who lends the broker a hand.
+#[derive(Default)]
+pub(crate) struct Hands {
+    pub(crate) reload: Option<Arc<dyn Reload>>,
+    pub(crate) backup: Option<Arc<dyn Backup>>,
+    pub(crate) runtime: FakeRuntime,
+}
+
+/// A server whose broker can be asked for what `hands` can do.
+pub(crate) async fn server_by(hands: Hands) -> Server {
+    start(&options(None), CONFIG, hands).await
+}
+
 pub(crate) fn options(token: Option<&str>) -> HttpOptions {
     let listen = "127.0.0.1:0".parse().unwrap();
     HttpOptions { listen, token: token.map(str::to_owned), request_bytes_max: REQUEST_BYTES_MAX }
 }
 
 pub(crate) async fn server_with(options: &HttpOptions) -> Server {
+    start(options, CONFIG, Hands::default()).await
+}
+
+async fn start(options: &HttpOptions, config: &str, hands: Hands) -> Server {
     let clock = TestClock::new();
     let engine = Arc::new(FaultyEngine::new(MemoryEngine::on_test_clock(&clock)));
     let parts = Parts {
         engine: engine.clone(),
-        runtime: Arc::new(FakeRuntime::new()),
+        runtime: Arc::new(hands.runtime),
         clock: Arc::new(clock.clone()),
         metrics: Metrics::new(),
         guests: tokio::runtime::Handle::current(),
         observer: None,
+        in_flight: None,
+        reload: hands.reload,
+        backup: hands.backup,
     };
-    let broker = Broker::start(parts, deployment(CONFIG)).await.unwrap();
+    let broker = Broker::start(parts, deployment(config)).await.unwrap();
     let (stop, stopped) = watch::channel(false);
     Server { api: Api::new(broker.clone(), options, stopped), broker, clock, engine, stop }
 }

@@ -12,7 +12,7 @@ use pelton_core::engine::{
 use super::model::{COPIES, Change, Entry, Id, Place, message, new_entry};
 use super::world::{Asked, Caller, QUEUES, World, definitions, number_of};
 use crate::command::{Command, Request};
-use crate::prepare::{prepare, prepare_settlement};
+use crate::prepare::{prepare_append, prepare_settlement};
 use crate::tables::HELD;
 
 /// More steps than any search among the messages of a run can take.
@@ -52,7 +52,7 @@ impl World {
                 let settlement =
                     Settlement { lease: token, attempt: None, verdict: Verdict::Done { emits: Vec::new() } };
                 let ticket = self.caller(Asked::Settle(vec![(token, None)]));
-                let prepared = prepare_settlement(settlement, &self.tuning);
+                let prepared = prepare_settlement(settlement, &self.tuning, &self.secret);
                 Command { ticket, request: Request::Settle(vec![prepared]) }
             }
             _ => self.ask_lease(),
@@ -92,7 +92,7 @@ impl World {
 
     pub(super) fn ask_append(&mut self) -> Command<Caller> {
         let (entries, change) = self.new_messages(4);
-        let prepared = prepare(entries, &self.tuning);
+        let prepared = prepare_append(entries.into(), &self.tuning, &self.secret);
         Command { ticket: self.caller(Asked::Append(change)), request: Request::Append(prepared) }
     }
 
@@ -111,10 +111,10 @@ impl World {
             let (settlement, change) = self.settlement(id);
             asked.push((settlement.lease, Some(change)));
             let twice = self.random.f64() < 0.05;
-            batch.push(prepare_settlement(settlement.clone(), &self.tuning));
+            batch.push(prepare_settlement(settlement.clone(), &self.tuning, &self.secret));
             if twice {
                 asked.push((settlement.lease, None));
-                batch.push(prepare_settlement(settlement, &self.tuning));
+                batch.push(prepare_settlement(settlement, &self.tuning, &self.secret));
             }
         }
         Command { ticket: self.caller(Asked::Settle(asked)), request: Request::Settle(batch) }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pelton_core::engine::{Bulk, BulkAction, Filter, Health, LeaseRequest, QueueId, Select, Settlement, Verdict};
-use pelton_core::retry::RetryPolicy;
 
 use super::disk::Faults;
 use super::model::{Change, Entry, Id, Model, Place};
@@ -62,6 +61,7 @@ impl World {
         let seed = self.random.u64(..);
         let store =
             Store::open(Box::new(self.disk.clone()), self.tuning.clone(), seed).map_err(|error| error.to_string())?;
+        self.secret = store.secret();
         self.store = Some(store);
         let (now, mut replies) = (self.now(), Vec::new());
         let ticket = Caller { number: 0, listens: true };
@@ -75,11 +75,6 @@ impl World {
     }
 
     fn check_recovered(&mut self) -> Result<(), String> {
-        for (attempts_max, declared) in self.attempts_max.iter_mut().zip(self.declared) {
-            if !declared {
-                *attempts_max = RetryPolicy::default().max_attempts;
-            }
-        }
         self.spent.extend(std::mem::take(&mut self.leases).into_values().map(|held| held.token));
         self.give_back.clear();
         if self.spent.len() > 100 {
@@ -109,7 +104,7 @@ impl World {
                 let ticket = self.caller(Asked::Settle(vec![(lease, Some(vec![(id, None)]))]));
                 commands.push(Command {
                     ticket,
-                    request: Request::Settle(vec![prepare_settlement(settlement, &self.tuning)]),
+                    request: Request::Settle(vec![prepare_settlement(settlement, &self.tuning, &self.secret)]),
                 });
             }
             for queue in 0..QUEUES.len() as u32 {

@@ -14,6 +14,7 @@ use pelton_core::retry::RetryPolicy;
 use super::disk::{Faults, SimDisk};
 use super::model::{Change, Entry, Id, Model, identify, seen};
 use crate::command::{Command, Now, Reply, Request, Ticket};
+use crate::hash::Secret;
 use crate::store::Store;
 use crate::tuning::Tuning;
 
@@ -68,6 +69,7 @@ pub(super) struct World {
     pub(super) disk: SimDisk,
     pub(super) tuning: Tuning,
     pub(super) store: Option<Store<Caller>>,
+    pub(super) secret: Secret,
     pub(super) now: Now,
     /// The latest that the wall clock ever showed.
     pub(super) latest: WallMs,
@@ -146,6 +148,7 @@ impl World {
             disk,
             tuning,
             store: None,
+            secret: Secret { first: 0, second: 0 },
             now,
             latest: now.wall,
             model: Model::default(),
@@ -322,7 +325,7 @@ impl World {
             loop {
                 let (now, mut replies) = (self.now(), Vec::new());
                 let ticket = Caller { number: 0, listens: true };
-                let command = Command { ticket, request: Request::Snapshot(QueueId(queue)) };
+                let command = Command { ticket, request: Request::Snapshot(Some(QueueId(queue))) };
                 self.store().accept(vec![command], now, &mut replies);
                 let mut snapshot = None;
                 for (caller, reply) in replies {

@@ -6,22 +6,64 @@ use std::collections::BTreeMap;
 use pelton_core::clock::WallMs;
 
 use super::leases::Place;
-use super::queue::{Delta, DueAt};
-use super::stage::{Fresh, Grave, Take, Taken};
+use super::queue::Delta;
+use super::stage::{Fresh, FreshDue, Grave, Take, Taken};
+use super::window::DueAt;
 use crate::failure::Failure;
 use crate::row::{BodyRef, Row, RowBuffer};
-use crate::tables::{DueKey, HELD, RANK, ReadyKey};
+use crate::tables::{DueKey, HELD, ParkedKey, RANK, ReadyKey, rank_of};
+
+/// What must be known of a queue to follow its rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Habits {
+    /// It keeps order by key.
+    pub(super) keyed: bool,
+    /// It keeps priorities.
+    pub(super) priority: bool,
+    /// It has rows in `retrying`.
+    pub(super) retrying: bool,
+}
+
+/// A message that is available at its old place.
+#[derive(Debug)]
+pub(super) struct Back {
+    pub(super) queue: u32,
+    pub(super) place: Place,
+    pub(super) whose: Whose,
+}
+
+/// What memory has to know of a message to find its line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whose {
+    pub(crate) entry: u64,
+    pub(crate) accepted: WallMs,
+    pub(crate) key: Option<u64>,
+    pub(crate) priority: u8,
+}
+
+impl Whose {
+    pub(crate) fn of(row: Row<'_>) -> Self {
+        Self { entry: row.entry(), accepted: row.accepted(), key: row.key(), priority: row.priority() }
+    }
+}
 
 /// What follows from the rows that were taken: more rows, and what memory must know afterwards.
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) attempts_kept: u32,
+    /// By queue.
+    pub(super) habits: Vec<Habits>,
     /// By queue, also where nothing is left to change.
     pub(super) deltas: BTreeMap<u32, Delta>,
     pub(super) fresh: Vec<Fresh>,
     /// Rows that go back to the very key that they had.
     pub(super) stays: Vec<(ReadyKey, RowBuffer)>,
     pub(super) due: Vec<(DueKey, RowBuffer)>,
+    pub(super) parked: Vec<(ParkedKey, RowBuffer)>,
+    /// Messages that come before those parked of their key from now on, with their time in `due` or [`crate::tables::IN_READY`].
+    pub(super) retrying: Vec<(ParkedKey, u64)>,
+    /// Messages that do so no longer where they were, and whether they waited for their time there.
+    pub(super) unblocking: Vec<(ParkedKey, bool)>,
     pub(super) attempts: Vec<((u64, u32), Vec<u8>)>,
     /// Attempts beyond those that are kept: (entry, n).
     pub(super) attempts_dropped: Vec<(u64, u32)>,
@@ -30,8 +72,11 @@ pub(super) struct Effects {
     pub(super) bodies_released: Vec<BodyRef>,
     /// Keys of `due` that memory may have to know, and when each message was accepted.
     pub(super) waiting: Vec<(u32, DueAt, WallMs)>,
-    /// Messages that are available at their old place.
-    pub(super) back: Vec<(u32, Place, WallMs)>,
+    pub(super) back: Vec<Back>,
+    /// Keys of whom one message less is leased, and its position.
+    pub(super) freed: Vec<(u32, u64, u64)>,
+    /// Keys of whom one message less waits for its next attempt.
+    pub(super) unretried: Vec<(u32, u64)>,
 }
 
 impl Effects {
@@ -39,28 +84,30 @@ impl Effects {
         self.deltas.entry(queue).or_default()
     }
 
-    fn count(&mut self, queue: u32, place: Place, sign: i64, cost: u64) {
+    fn count(&mut self, queue: u32, place: Place, sign: i64, row: Row<'_>) {
         let delta = self.delta(queue);
-        delta.bytes += sign * i64::try_from(cost).unwrap_or(i64::MAX);
+        delta.bytes += sign * i64::try_from(row.cost()).unwrap_or(i64::MAX);
+        delta.expiring += if row.expires().is_some() { sign } else { 0 };
         match place {
             Place::Ready { .. } => delta.ready += sign,
             Place::Due { .. } => delta.due += sign,
+            Place::Parked { .. } => delta.parked += sign,
         }
     }
 
     pub(super) fn add_fresh(&mut self, fresh: Fresh) {
-        let place = Place::Ready { position: fresh.position };
-        self.count(fresh.queue, place, 1, fresh.row.view().cost());
+        let place = Place::Ready { rank: fresh.rank, position: fresh.position };
+        self.count(fresh.queue, place, 1, fresh.row.view());
         self.fresh.push(fresh);
     }
 
-    pub(super) fn add_due(&mut self, key: DueKey, row: RowBuffer) {
-        let (queue, due, position) = key;
-        self.count(queue, Place::Due { due, position }, 1, row.view().cost());
+    pub(super) fn add_due(&mut self, fresh: FreshDue) {
+        let FreshDue { queue, due, position, row } = fresh;
+        self.count(queue, Place::Due { due, position }, 1, row.view());
         if due != HELD {
             self.waiting.push((queue, (due, position), row.view().accepted()));
         }
-        self.due.push((key, row));
+        self.due.push(((queue, due, position), row));
     }
 
     /// Counts an attempt in the row and keeps it in the history.
@@ -83,47 +130,113 @@ impl Effects {
         if row.entry() != taken.entry {
             return Err(Failure::Damaged(format!("message {} lies where {} should be", row.entry(), taken.entry)));
         }
-        self.count(queue, place, -1, row.cost());
-        match std::mem::replace(&mut taken.take, Take::Remove) {
+        self.count(queue, place, -1, row);
+        self.freed.extend(taken.frees.map(|key| (queue, key, place.position())));
+        let take = std::mem::replace(&mut taken.take, Take::Remove);
+        let habits = self.habits[queue as usize];
+        let in_due = matches!(place, Place::Due { .. });
+        if let Some(key) = row.key()
+            && (taken.marked || habits.retrying && (in_due || !habits.keyed))
+            && !matches!(take, Take::Stay { .. } | Take::Lose { .. })
+        {
+            self.unblocking.push(((queue, key, place.position()), taken.waited));
+        }
+        match take {
             Take::Remove => {
                 if row.history() > 0 {
                     self.histories_dropped.push(row.entry());
                 }
                 self.bodies_released.extend(row.body());
             }
-            Take::Wait { due, attempt } => {
+            Take::Wait { due, chosen, attempt } => {
                 let mut moved = row.to_buffer();
                 self.count_attempt(&mut moved, attempt);
-                self.add_due((queue, due, place.position()), moved);
+                moved.set_chosen(chosen);
+                moved.set_alone(false);
+                self.wait(queue, due, place.position(), moved);
             }
-            Take::Stay { attempt } => self.stay(taken, row, attempt),
+            Take::Retime { due } => self.wait(queue, due, place.position(), row.to_buffer()),
+            Take::Stay { attempt } => self.stay(taken, row.to_buffer(), attempt),
+            Take::Lose { attempt } => {
+                let mut lost = row.to_buffer();
+                lost.set_alone(true);
+                self.lose(taken, lost, attempt);
+            }
             Take::Die { death, grave, attempt } => {
                 let mut dead = row.died(&death);
                 self.count_attempt(&mut dead, attempt);
-                match grave {
-                    Grave::Queue { queue, position } => {
-                        // Its consumer, if it has one, has all attempts; those before are in the history.
-                        dead.set_attempts(0);
-                        self.add_fresh(Fresh { queue, position, row: dead, content: None });
-                    }
-                    Grave::Held => self.add_due((queue, HELD, place.position()), dead),
-                }
+                self.bury(queue, place.position(), grave, dead);
             }
-            Take::Revive { queue, position } => {
-                self.add_fresh(Fresh { queue, position, row: row.revived(), content: None });
+            Take::Revive { queue, position } => self.append(queue, position, row.revived()),
+            Take::Park => {
+                let row = row.to_buffer();
+                let key = row.view().key().unwrap_or(0);
+                self.count(queue, Place::Parked { key, position: place.position() }, 1, row.view());
+                self.parked.push(((queue, key, place.position()), row));
             }
+            Take::Unpark => {
+                let (row, position) = (row.to_buffer(), place.position());
+                self.count(queue, Place::Ready { rank: RANK, position }, 1, row.view());
+                self.stays.push(((queue, RANK, position), row));
+            }
+            Take::Promote { position } => self.append(queue, position, row.to_buffer()),
         }
         Ok(())
     }
 
-    fn stay(&mut self, taken: &Taken, row: Row<'_>, attempt: Vec<u8>) {
-        let mut counted = row.to_buffer();
-        self.count_attempt(&mut counted, Some(attempt));
-        self.count(taken.queue, taken.place, 1, counted.view().cost());
-        match taken.place {
-            Place::Ready { position } => self.stays.push(((taken.queue, RANK, position), counted)),
-            Place::Due { due, position } => self.due.push(((taken.queue, due, position), counted)),
+    /// To the end of a queue.
+    fn append(&mut self, queue: u32, position: u64, row: RowBuffer) {
+        let priority = row.view().priority();
+        let rank = if self.habits[queue as usize].priority { rank_of(priority) } else { RANK };
+        self.add_fresh(Fresh { queue, rank, position, row, content: None });
+    }
+
+    fn bury(&mut self, queue: u32, position: u64, grave: Grave, mut dead: RowBuffer) {
+        match grave {
+            Grave::Queue { queue, position } => {
+                // Its consumer, if it has one, has all attempts; those before are in the history.
+                dead.set_attempts(0);
+                self.append(queue, position, dead);
+            }
+            Grave::Held => self.add_due(FreshDue { queue, due: HELD, position, row: dead }),
         }
-        self.back.push((taken.queue, taken.place, taken.accepted));
+    }
+
+    /// Lets it wait for its time, at its old position; where order is kept by key, its key waits with it.
+    fn wait(&mut self, queue: u32, due: u64, position: u64, row: RowBuffer) {
+        if let Some(key) = row.view().key()
+            && self.habits[queue as usize].keyed
+        {
+            self.retrying.push(((queue, key, position), due));
+        }
+        self.add_due(FreshDue { queue, due, position, row });
+    }
+
+    /// A message that nobody held stays where it is; memory comes to it as it would have.
+    fn lose(&mut self, taken: &Taken, mut counted: RowBuffer, attempt: Vec<u8>) {
+        let (queue, place, whose) = (taken.queue, taken.place, Whose::of(counted.view()));
+        self.count_attempt(&mut counted, Some(attempt));
+        match place {
+            Place::Due { due, position } => self.waiting.push((queue, (due, position), whose.accepted)),
+            Place::Ready { .. } | Place::Parked { .. } => self.back.push(Back { queue, place, whose }),
+        }
+        self.put(queue, place, counted);
+    }
+
+    fn stay(&mut self, taken: &Taken, mut counted: RowBuffer, attempt: Vec<u8>) {
+        let (queue, place, whose) = (taken.queue, taken.place, Whose::of(counted.view()));
+        self.count_attempt(&mut counted, Some(attempt));
+        self.back.push(Back { queue, place, whose });
+        self.put(queue, place, counted);
+    }
+
+    /// Puts a row to the very key that it had.
+    fn put(&mut self, queue: u32, place: Place, counted: RowBuffer) {
+        self.count(queue, place, 1, counted.view());
+        match place {
+            Place::Ready { rank, position } => self.stays.push(((queue, rank, position), counted)),
+            Place::Due { due, position } => self.due.push(((queue, due, position), counted)),
+            Place::Parked { key, position } => self.parked.push(((queue, key, position), counted)),
+        }
     }
 }

@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use super::Replies;
+use super::effects::Whose;
+use super::keyed::Chain;
+use super::keys::Waiting;
 use super::leases::{Lease, Place};
 use super::live::Live;
-use super::queue::WindowEntry;
 use super::stage::Take;
 use super::waiting::Waiter;
+use super::window::WindowEntry;
 use crate::command::{Grant, Now, Reply, Ticket};
 use crate::failure::Failure;
 use crate::history;
-use pelton_core::clock::WallMs;
-use pelton_core::engine::{Attempt, DeadCode, DeadReason, EntryId, LeaseRequest, LeaseToken, QueueId, SettleError};
+use pelton_core::engine::{Attempt, EntryId, LeaseRequest, LeaseToken, QueueId, SettleError};
 
 impl<T: Ticket> Live<T> {
     /// Answers a lease request, or lets it wait.
@@ -88,8 +90,18 @@ impl<T: Ticket> Live<T> {
         let max = max.min(self.tuning.lease_entries).max(1);
         let mut grants = Vec::new();
         let mut bytes = 0;
+        let mut chain = Chain::new(ttl.is_none());
+        let staged_before = self.stage.taken.len();
         while grants.len() < max && (grants.is_empty() || bytes < self.tuning.lease_bytes) {
-            let Some((place, entry)) = self.next_available(queue)? else { break };
+            // What is found to be expired or in the way is staged, and that has to end too: the commit goes on with it.
+            if self.stage.taken.len() - staged_before > self.tuning.stage_on_lease {
+                break;
+            }
+            let Some((place, entry)) = self.next_available(queue, &mut chain)? else { break };
+            if entry.is_expired(now.wall) {
+                self.stage_expired(queue, place, &entry, now);
+                continue;
+            }
             bytes += entry.content.bytes();
             grants.push(self.grant(queue, place, entry, ttl, now));
         }
@@ -99,47 +111,71 @@ impl<T: Ticket> Live<T> {
         Ok(grants)
     }
 
-    /// The next message in line: what is due again and what is ready take turns.
-    fn next_available(&mut self, queue: u32) -> Result<Option<(Place, WindowEntry)>, Failure> {
+    /// The next message that may be leased.
+    fn next_available(&mut self, queue: u32, chain: &mut Chain) -> Result<Option<(Place, WindowEntry)>, Failure> {
+        let state = &self.queues[queue as usize];
+        if state.record.paused || state.is_changing_order() {
+            return Ok(None);
+        }
+        if state.keyed {
+            return self.next_of_keys(queue, chain);
+        }
+        self.next_in_lines(queue)
+    }
+
+    /// The next message of the first line that has one.
+    pub(super) fn next_in_lines(&mut self, queue: u32) -> Result<Option<(Place, WindowEntry)>, Failure> {
+        for line in 0..self.queues[queue as usize].lines.len() {
+            if let Some(next) = self.next_in_line(queue, line)? {
+                return Ok(Some(next));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next message of a line: what is due again and what is ready take turns.
+    pub(super) fn next_in_line(&mut self, queue: u32, line: usize) -> Result<Option<(Place, WindowEntry)>, Failure> {
         let at = queue as usize;
-        if self.queues[at].window.len() == 0 && self.queues[at].returned.is_empty() {
-            self.refill(queue, self.tuning.refill_entries)?;
+        if self.queues[at].lines[line].is_dry() {
+            self.refill(queue, line, self.tuning.refill_entries)?;
         }
         let state = &mut self.queues[at];
-        let has_ready = state.window.len() > 0 || !state.returned.is_empty();
-        if (state.due_turn || !has_ready)
-            && let Some(((due, position), _)) = state.due.overdue.pop_first()
+        let next = &mut state.lines[line];
+        let rank = next.rank;
+        if (next.due_turn || !next.has_ready())
+            && let Some(((due, position), _)) = next.overdue.pop_first()
         {
-            state.due_turn = false;
+            next.due_turn = false;
+            state.overdue -= 1;
             let entry = self.reader()?.due_at(queue, due, position)?;
             return Ok(Some((Place::Due { due, position }, entry)));
         }
-        state.due_turn = true;
-        if let Some((position, _)) = state.returned.pop_first() {
-            let entry = self.reader()?.ready_at(queue, position)?;
-            return Ok(Some((Place::Ready { position }, entry)));
+        next.due_turn = true;
+        if let Some((position, _)) = next.returned.pop_first() {
+            let entry = self.reader()?.ready_at(queue, rank, position)?;
+            return Ok(Some((Place::Ready { rank, position }, entry)));
         }
-        Ok(state.window.pop().map(|entry| (Place::Ready { position: entry.position }, entry)))
+        Ok(next.window.pop().map(|entry| (Place::Ready { rank, position: entry.position }, entry)))
     }
 
     fn grant(&mut self, queue: u32, place: Place, entry: WindowEntry, ttl: Option<Duration>, now: Now) -> Grant {
         let nonce = self.random.u64(..);
-        let attempt = entry.attempts.saturating_add(1);
+        let WindowEntry { entry: id, attempts, hops, priority, alone, accepted, key, cost, content, .. } = entry;
+        let attempt = attempts.saturating_add(1);
         let ends = ttl.map(|ttl| now.monotonic.plus(ttl));
-        let lease = Lease { queue, place, nonce, attempt, accepted: entry.accepted, since: now.wall, ends };
-        self.leases.insert(entry.entry, lease);
         let state = &mut self.queues[queue as usize];
-        state.leased.insert((entry.accepted, entry.entry));
+        let key = key.filter(|_| state.keyed);
+        let lease = Lease { queue, place, nonce, attempt, key, priority, cost, accepted, since: now.wall, ends };
+        self.leases.insert(id, lease);
+        state.leased.insert((accepted, id));
+        state.held_bytes += cost;
         state.leased_due += u64::from(matches!(place, Place::Due { .. }));
-        let token = LeaseToken {
-            queue: QueueId(queue),
-            entry: EntryId(entry.entry),
-            epoch: self.global.epoch,
-            attempt,
-            accepted: entry.accepted,
-            nonce,
-        };
-        Grant { token, hops: entry.hops, accepted: entry.accepted, content: entry.content }
+        if let Some(key) = key {
+            state.keys.lease(key, place);
+        }
+        let (epoch, queue, entry) = (self.global.epoch, QueueId(queue), EntryId(id));
+        let token = LeaseToken { queue, entry, epoch, attempt, accepted, nonce };
+        Grant { token, hops, accepted, place: place.told(), key, alone, content }
     }
 
     pub(super) fn extend(&mut self, token: LeaseToken, by: Duration, now: Now) -> Result<(), SettleError> {
@@ -152,19 +188,42 @@ impl<T: Ticket> Live<T> {
     pub(super) fn release(&mut self, token: LeaseToken) {
         if let Ok(lease) = self.leases.find(&token, self.global.epoch) {
             self.end_lease(token.entry.0, &lease);
-            self.put_back(lease.queue, lease.place, lease.accepted);
+            let Lease { accepted, key, priority, .. } = lease;
+            let whose = Whose { entry: token.entry.0, accepted, key, priority };
+            self.put_back(lease.queue, lease.place, whose);
+            let state = &mut self.queues[lease.queue as usize];
+            if let Some(key) = lease.key.filter(|_| state.keyed) {
+                state.keys.unlease(key, lease.place.position());
+            }
         }
     }
 
     /// Makes a message available at its place; it is read from disk when it is leased again.
-    pub(super) fn put_back(&mut self, queue: u32, place: Place, accepted: WallMs) {
+    pub(super) fn put_back(&mut self, queue: u32, place: Place, whose: Whose) {
+        let Whose { entry: id, accepted, key, priority } = whose;
         let state = &mut self.queues[queue as usize];
-        match place {
-            Place::Ready { position } => {
-                state.returned.insert(position, accepted);
+        if let Place::Ready { rank, position } = place
+            && state.line(rank).window.is_ahead(position)
+        {
+            // The window comes to it.
+            return;
+        }
+        if matches!(place, Place::Due { .. }) {
+            state.overdue += 1;
+        }
+        match (place, key.filter(|_| state.keyed)) {
+            // It is found where it lies.
+            (Place::Parked { .. }, _) => {}
+            (_, Some(key)) => {
+                state.keys.wait(key, Waiting { place, id, accepted, entry: None });
+                state.keys.offer(key);
             }
-            Place::Due { due, position } => {
-                state.due.overdue.insert((due, position), accepted);
+            (Place::Ready { rank, position }, None) => {
+                state.line(rank).returned.insert(position, accepted);
+            }
+            (Place::Due { due, position }, None) => {
+                let rank = state.rank(priority);
+                state.line(rank).overdue.insert((due, position), accepted);
             }
         }
         self.touch(queue);
@@ -174,6 +233,7 @@ impl<T: Ticket> Live<T> {
         self.leases.remove(entry);
         let state = &mut self.queues[lease.queue as usize];
         state.leased.remove(&(lease.accepted, entry));
+        state.held_bytes = state.held_bytes.saturating_sub(lease.cost);
         state.leased_due -= u64::from(matches!(lease.place, Place::Due { .. }));
         self.touch(lease.queue);
     }
@@ -193,10 +253,9 @@ impl<T: Ticket> Live<T> {
                 digest: None,
                 log_tail: String::new(),
             });
-            let max = self.queues[lease.queue as usize].retry.max_attempts;
-            if lease.attempt >= max {
-                let detail = format!("attempt {} of {max} ended with lease-expired: {reason}", lease.attempt);
-                let reason = DeadReason { code: DeadCode::MaxAttempts, detail };
+            let ended = format!("lease-expired: {reason}");
+            let retry = &self.queues[lease.queue as usize].retry;
+            if let Some(reason) = retry.exhausted(lease.attempt, now.wall.since(lease.accepted), &ended) {
                 self.stage_death(entry, &lease, reason, Some(attempt), now);
             } else {
                 self.stage_take(entry, &lease, Take::Stay { attempt });

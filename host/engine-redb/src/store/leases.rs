@@ -6,21 +6,44 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use pelton_core::clock::{Monotonic, WallMs};
-use pelton_core::engine::{LeaseToken, SettleError};
+use pelton_core::engine::{LeaseToken, Position, SettleError};
 
 /// Where a message's row lies within its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     /// In `ready`.
-    Ready { position: u64 },
+    Ready { rank: u8, position: u64 },
     /// In `due`.
     Due { due: u64, position: u64 },
+    /// In `parked`.
+    Parked { key: u64, position: u64 },
 }
 
 impl Place {
     pub(crate) fn position(self) -> u64 {
         match self {
-            Self::Ready { position } | Self::Due { position, .. } => position,
+            Self::Ready { position, .. } | Self::Due { position, .. } | Self::Parked { position, .. } => position,
+        }
+    }
+
+    /// As others are told of it.
+    pub(crate) fn told(self) -> pelton_core::engine::Place {
+        let (kind, detail) = match self {
+            Self::Ready { rank, .. } => (0, u64::from(rank)),
+            Self::Due { due, .. } => (1, due),
+            Self::Parked { key, .. } => (2, key),
+        };
+        pelton_core::engine::Place { position: Position(self.position()), detail, kind }
+    }
+
+    /// The place that others were told of; none where it was never one.
+    pub(crate) fn of_told(told: pelton_core::engine::Place) -> Option<Self> {
+        let (position, detail) = (told.position.0, told.detail);
+        match told.kind {
+            0 => Some(Self::Ready { rank: u8::try_from(detail).ok()?, position }),
+            1 => Some(Self::Due { due: detail, position }),
+            2 => Some(Self::Parked { key: detail, position }),
+            _ => None,
         }
     }
 }
@@ -32,6 +55,12 @@ pub(crate) struct Lease {
     pub(crate) place: Place,
     pub(crate) nonce: u64,
     pub(crate) attempt: u32,
+    /// The hash of what its message is kept in order by.
+    pub(crate) key: Option<u64>,
+    /// 0 to 9.
+    pub(crate) priority: u8,
+    /// Bytes that its message takes on disk.
+    pub(crate) cost: u64,
     /// When the message was accepted.
     pub(crate) accepted: WallMs,
     /// When the lease was given.
@@ -41,7 +70,8 @@ pub(crate) struct Lease {
 
 impl Lease {
     fn is(&self, token: &LeaseToken) -> bool {
-        (self.nonce, self.queue, self.attempt) == (token.nonce, token.queue.0, token.attempt)
+        (self.nonce, self.queue, self.attempt, self.accepted)
+            == (token.nonce, token.queue.0, token.attempt, token.accepted)
     }
 }
 
@@ -179,9 +209,9 @@ mod tests {
     }
 
     fn lease(nonce: u64, ends: Option<u64>) -> Lease {
-        let place = Place::Ready { position: 5 };
+        let place = Place::Ready { rank: 5, position: 5 };
         let ends = ends.map(Monotonic);
-        Lease { queue: 1, place, nonce, attempt: 1, accepted: WallMs(0), since: WallMs(0), ends }
+        Lease { queue: 1, place, nonce, attempt: 1, key: None, priority: 4, cost: 0, accepted: WallMs(0), since: WallMs(0), ends }
     }
 
     #[test]
@@ -195,6 +225,7 @@ mod tests {
             (token(5, 77), EPOCH + 1),
             (LeaseToken { queue: QueueId(2), ..token(5, 77) }, EPOCH),
             (LeaseToken { attempt: 2, ..token(5, 77) }, EPOCH),
+            (LeaseToken { accepted: WallMs(1), ..token(5, 77) }, EPOCH),
         ];
         for (token, epoch) in wrong {
             assert_eq!(leases.find(&token, epoch).err(), Some(SettleError::LeaseLost), "{token}");

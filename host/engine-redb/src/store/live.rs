@@ -1,28 +1,37 @@
 //! An open database with everything that is known about it in memory. Dropped as a whole when the disk fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pelton_core::clock::Monotonic;
-use pelton_core::engine::{EngineError, QueueCounts, QueueId, RequestError, StoreId};
-use pelton_core::name::QueueName;
-use redb::{Builder, Database, ReadableDatabase};
+use pelton_core::clock::{Monotonic, WallMs};
+use pelton_core::engine::{EngineError, QueueCounts, QueueId, RequestError};
+use pelton_core::name::{ConsumerName, NameError, QueueName, ScheduleName};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable as _};
 
+use super::dedup::Generations;
 use super::leases::Leases;
 use super::queue::Queue;
 use super::reader::Reader;
 use super::stage::Stage;
+use super::sweep::Sweep;
 use super::waiting::Waiting;
 use super::{Failed, Replies, Tally};
 use crate::browse::Snapshot;
 use crate::command::{Now, Reply, Request, Ticket};
 use crate::failure::Failure;
-use crate::open::{Disk, OpenError, check_format};
+use crate::format::{Identity, check_format};
+use crate::open::{Disk, OpenError};
 use crate::panics;
 use crate::records::{Counters, Global, NameRecord};
-use crate::tables::{COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, NAMES, NAMES_QUEUE};
+use crate::row::Row;
+use crate::tables::{
+    COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, NAMES, NAMES_PAUSED_CONSUMER, NAMES_QUEUE, SCHEDULES,
+};
 use crate::tuning::Tuning;
+
+/// By how much the wall clock may fall behind the monotonic one, as clocks that are set do, before it counts as a step back.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 pub(crate) struct Live<T> {
     pub(super) tuning: Arc<Tuning>,
@@ -45,6 +54,18 @@ pub(crate) struct Live<T> {
     pub(super) uncounted: Marks,
     /// When to record the allocator state, if nothing else happens.
     pub(super) tidy_at: Option<Monotonic>,
+    /// The last tick of each schedule that is declared.
+    pub(super) ticks: BTreeMap<ScheduleName, WallMs>,
+    pub(super) paused_consumers: BTreeSet<ConsumerName>,
+    /// Whether the paused consumers are to be told again.
+    pub(super) paused_changed: bool,
+    pub(super) generations: Generations,
+    pub(super) sweep: Sweep,
+    pub(super) free_bytes_min: u64,
+    /// The disk is too full for more messages.
+    pub(super) disk_full: bool,
+    /// The moment of the last batch, to notice a wall clock that steps back.
+    last: Option<Now>,
 }
 
 /// A set of queues, cheap to mark and to drain in the order of marking.
@@ -85,7 +106,7 @@ impl<T: Ticket> Live<T> {
         disk: &mut dyn Disk,
         tuning: &Arc<Tuning>,
         random: &mut fastrand::Rng,
-    ) -> Result<(Self, StoreId), OpenError> {
+    ) -> Result<(Self, Identity), OpenError> {
         panics::quietly(|| Self::open_database(&mut *disk, tuning, random)).unwrap_or_else(|panic| {
             tracing::debug!(%panic, "redb panicked over the data file.");
             let reason = "redb can't read what is in it".to_owned();
@@ -97,19 +118,20 @@ impl<T: Ticket> Live<T> {
         disk: &mut dyn Disk,
         tuning: &Arc<Tuning>,
         random: &mut fastrand::Rng,
-    ) -> Result<(Self, StoreId), OpenError> {
+    ) -> Result<(Self, Identity), OpenError> {
         let mut builder = Builder::new();
         builder.set_cache_size(tuning.cache_bytes);
         let database = disk.open(&builder).map_err(|error| OpenError::from_redb(disk.path(), error))?;
-        let id = check_format(&database, disk.path(), random.u64(..))?;
+        let identity = check_format(&database, disk.path(), &Identity::draw(random))?;
         let live = Self::load(database, Arc::clone(tuning), random.fork())
             .map_err(|failure| OpenError::from_failure(disk.path(), failure))?;
-        Ok((live, StoreId(id)))
+        Ok((live, identity))
     }
 
     fn load(database: Database, tuning: Arc<Tuning>, random: fastrand::Rng) -> Result<Self, Failure> {
-        let (mut global, queues) = read_records(&database)?;
+        let Records { mut global, queues, ticks, paused_consumers } = read_records(&database)?;
         global.epoch += 1;
+        let generations = Generations::read(&database)?;
         let mut live = Self {
             by_name: (0..).zip(&queues).map(|(id, queue)| (queue.name.clone(), id)).collect(),
             leases: Leases::new(tuning.settled_remembered),
@@ -120,6 +142,14 @@ impl<T: Ticket> Live<T> {
             changed: Marks::default(),
             uncounted: Marks::default(),
             tidy_at: None,
+            ticks,
+            paused_consumers,
+            paused_changed: true,
+            generations,
+            sweep: Sweep::default(),
+            free_bytes_min: 0,
+            disk_full: false,
+            last: None,
             tuning,
             database,
             global,
@@ -129,11 +159,32 @@ impl<T: Ticket> Live<T> {
         live.write_global(false).map_err(|failed| failed.failure)?;
         for queue in 0..live.queue_count() {
             live.touch(queue);
-            live.refill(queue, 1)?;
-            live.load_due(queue, 1)?;
+            for line in 0..live.queues[queue as usize].lines.len() {
+                live.refill(queue, line, 1)?;
+            }
+            live.note_oldest_parked(queue)?;
         }
         live.reader = None;
         Ok(live)
+    }
+
+    /// The figures want to know how old a queue's messages are; among those parked the first stands for all.
+    fn note_oldest_parked(&mut self, queue: u32) -> Result<(), Failure> {
+        if self.queues[queue as usize].stored.parked == 0 {
+            return Ok(());
+        }
+        let reader = self.reader()?;
+        let oldest = match reader.parked.range((queue, 0, 0)..=(queue, u64::MAX, u64::MAX))?.next() {
+            Some(row) => Some(Row::parse(row?.1.value())?.accepted()),
+            None => None,
+        };
+        self.queues[queue as usize].keys.parked_oldest = oldest;
+        Ok(())
+    }
+
+    /// Bytes of all messages.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.queues.iter().map(|queue| queue.stored.bytes).sum()
     }
 
     pub(super) fn queue_count(&self) -> u32 {
@@ -162,7 +213,7 @@ impl<T: Ticket> Live<T> {
         replies: &mut Replies<T>,
     ) -> Result<(), Failed> {
         match request {
-            Request::Append(entries) => self.append(ticket, entries, now, replies),
+            Request::Append(append) => self.append(ticket, append, now, replies)?,
             Request::Settle(batch) => self.settle(ticket, batch, now),
             Request::Lease(want) => self.lease(ticket, &want, now, replies)?,
             Request::Extend(leases) => {
@@ -173,7 +224,9 @@ impl<T: Ticket> Live<T> {
                 tokens.into_iter().for_each(|token| self.release(token));
                 replies.push((ticket, Reply::Released));
             }
-            Request::Define(definitions) => self.answer_define(ticket, &definitions, replies)?,
+            Request::Define(definitions) => self.answer_define(ticket, &definitions, now, replies)?,
+            Request::Pause(what, paused) => self.pause(ticket, &what, paused, replies)?,
+            Request::Lost(lost) => self.lost(ticket, &lost, now, replies)?,
             Request::Bulk(job) => self.bulk(ticket, &job, replies)?,
             Request::Snapshot(queue) => self.snapshot(ticket, queue, replies)?,
             Request::Held(entries) => {
@@ -184,8 +237,8 @@ impl<T: Ticket> Live<T> {
         Ok(())
     }
 
-    fn snapshot(&mut self, ticket: T, queue: QueueId, replies: &mut Replies<T>) -> Result<(), Failed> {
-        if let Err(error) = self.check_queue(queue) {
+    fn snapshot(&mut self, ticket: T, queue: Option<QueueId>, replies: &mut Replies<T>) -> Result<(), Failed> {
+        if let Some(Err(error)) = queue.map(|queue| self.check_queue(queue)) {
             replies.push((ticket, Reply::Snapshot(Err(error))));
             return Ok(());
         }
@@ -203,19 +256,57 @@ impl<T: Ticket> Live<T> {
         }
     }
 
-    /// Sees to time: leases that ran out, messages that are due.
-    pub(super) fn advance(&mut self, now: Now) -> Result<(), Failed> {
+    /// Sees to time: leases that ran out, messages that are due, expired or in an order that is to change. Whether what it staged has
+    /// to be committed before anything else is done.
+    pub(super) fn advance(&mut self, now: Now) -> Result<bool, Failed> {
+        let nothing_staged = !self.has_staged();
+        if nothing_staged {
+            self.follow_clock(now);
+            self.follow_orders()?;
+            if self.has_staged() || self.sweep(now)? {
+                return Ok(true);
+            }
+        }
         // In this order: what is staged by the second must not be loaded again by the first.
         self.ripen_due(now)?;
         self.expire_leases(now);
+        Ok(false)
+    }
+
+    /// Looks again at what waits for its time when the wall clock went back: its retries were stored with a time that was wrong.
+    fn follow_clock(&mut self, now: Now) {
+        let stepped_back = |last: Now| {
+            let elapsed = now.monotonic.since(last.monotonic);
+            now.wall.plus(CLOCK_SLACK) < last.wall.plus(elapsed)
+        };
+        if self.last.is_some_and(stepped_back) {
+            self.reload_due();
+        }
+        self.last = Some(now);
+    }
+
+    fn follow_orders(&mut self) -> Result<(), Failure> {
+        for queue in 0..self.queue_count() {
+            if self.queues[queue as usize].may_change_order() {
+                self.turn_order(queue)?;
+            }
+        }
         Ok(())
     }
 
     pub(super) fn next_deadline(&self, now: Now) -> Option<Duration> {
+        if self.has_staged() || self.queues.iter().any(Queue::may_change_order) {
+            return Some(Duration::ZERO);
+        }
         let lease = self.leases.next_end();
-        let monotonic = [self.waiting.next_end(), lease, self.tidy_at].into_iter().flatten().min();
+        let sweep = self.has_expiring().then_some(self.sweep.at);
+        let monotonic = [self.waiting.next_end(), lease, self.tidy_at, sweep].into_iter().flatten().min();
         let due = self.next_due().map(|due| due.since(now.wall));
         monotonic.map(|at| at.since(now.monotonic)).into_iter().chain(due).min()
+    }
+
+    pub(super) fn take_paused(&mut self) -> Option<Vec<ConsumerName>> {
+        std::mem::take(&mut self.paused_changed).then(|| self.paused_consumers.iter().cloned().collect())
     }
 
     pub(super) fn take_changed_counts(&mut self) -> Vec<QueueCounts> {
@@ -235,28 +326,47 @@ impl<T: Ticket> Live<T> {
     }
 }
 
-fn read_records(database: &Database) -> Result<(Global, Vec<Queue>), Failure> {
+/// What is read at start, however long the queues.
+struct Records {
+    global: Global,
+    queues: Vec<Queue>,
+    ticks: BTreeMap<ScheduleName, WallMs>,
+    paused_consumers: BTreeSet<ConsumerName>,
+}
+
+fn read_records(database: &Database) -> Result<Records, Failure> {
     let txn = database.begin_read()?;
     let counters = txn.open_table(COUNTERS)?;
     let damaged = |what: &str| Failure::Damaged(what.to_owned());
+    let invalid = |error: NameError| Failure::Damaged(error.to_string());
     let global = match counters.get((COUNTERS_GLOBAL, 0))? {
         Some(bytes) => Global::decode(bytes.value())?,
         None => return Err(damaged("the global counters are missing")),
     };
+    let names = txn.open_table(NAMES)?;
     let mut by_id = BTreeMap::new();
-    for row in txn.open_table(NAMES)?.range((NAMES_QUEUE, "")..(NAMES_QUEUE + 1, ""))? {
+    for row in names.range((NAMES_QUEUE, "")..(NAMES_QUEUE + 1, ""))? {
         let (key, value) = row?;
-        let name = QueueName::new(key.value().1).map_err(|error| Failure::Damaged(error.to_string()))?;
+        let name = QueueName::new(key.value().1).map_err(invalid)?;
         let record = NameRecord::decode(value.value())?;
         let stored = match counters.get((COUNTERS_QUEUE, record.id))? {
             Some(bytes) => Counters::decode(bytes.value())?,
             None => Counters::default(),
         };
-        by_id.insert(record.id, Queue::new(name, record.declared, record.dead_letter, stored));
+        by_id.insert(record.id, Queue::new(name, record, stored));
     }
     let dense = by_id.keys().copied().eq(0..global.next_queue);
     if !dense {
         return Err(damaged("the ids of the queues have holes"));
     }
-    Ok((global, by_id.into_values().collect()))
+    let mut paused_consumers = BTreeSet::new();
+    for row in names.range((NAMES_PAUSED_CONSUMER, "")..(NAMES_PAUSED_CONSUMER + 1, ""))? {
+        paused_consumers.insert(ConsumerName::new(row?.0.value().1).map_err(invalid)?);
+    }
+    let mut ticks = BTreeMap::new();
+    for row in txn.open_table(SCHEDULES)?.iter()? {
+        let (name, at) = row?;
+        ticks.insert(ScheduleName::new(name.value()).map_err(invalid)?, WallMs(at.value()));
+    }
+    Ok(Records { global, queues: by_id.into_values().collect(), ticks, paused_consumers })
 }

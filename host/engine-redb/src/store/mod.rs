@@ -7,31 +7,46 @@
 //!
 //! No locks, clocks or threads: [`crate::RedbEngine`] is the shell that has those.
 
+mod append;
 mod bulk;
+mod dedup;
 mod define;
 mod due;
+mod due_window;
 mod effects;
+mod keyed;
+mod keys;
 mod lease;
 mod leases;
 mod live;
+mod lost;
+mod order;
 mod queue;
 mod reader;
 mod stage;
+mod sweep;
 mod waiting;
+mod window;
 mod write;
 
+pub(crate) use bulk::{find, walk};
+pub(crate) use leases::Place;
 pub(crate) use reader::Reader;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use pelton_core::clock::{Monotonic, WallMs};
+use pelton_core::name::ConsumerName;
 use pelton_core::engine::{Definitions, EngineError, Health, QueueCounts, StoreId};
 
 use crate::command::{Command, Now, Reply, Request, Ticket};
 use crate::failure::Failure;
+use crate::format::Identity;
+use crate::hash::Secret;
 use crate::open::{Disk, OpenError};
 use crate::panics;
+use crate::space::is_full;
 use crate::tuning::Tuning;
 use live::Live;
 
@@ -75,11 +90,15 @@ pub struct Store<T> {
     tuning: Arc<Tuning>,
     disk: Box<dyn Disk>,
     random: fastrand::Rng,
-    id: StoreId,
+    identity: Identity,
     /// The last that were asked for; they outlive a reopening.
     definitions: Option<Definitions>,
     state: State<T>,
     tally: Tally,
+    /// When the disk is asked for its room again.
+    space_at: Monotonic,
+    /// The disk was full, and there has not been much room since.
+    was_full: bool,
 }
 
 impl<T: Ticket> Store<T> {
@@ -90,19 +109,25 @@ impl<T: Ticket> Store<T> {
     pub fn open(mut disk: Box<dyn Disk>, tuning: Tuning, seed: u64) -> Result<Self, OpenError> {
         let tuning = Arc::new(tuning);
         let mut random = fastrand::Rng::with_seed(seed);
-        let (live, id) = Live::open(&mut *disk, &tuning, &mut random)?;
+        let (live, identity) = Live::open(&mut *disk, &tuning, &mut random)?;
         let state = State::Up(Box::new(live));
-        Ok(Self { tuning, disk, random, id, definitions: None, state, tally: Tally::default() })
+        Ok(Self { tuning, disk, random, identity, definitions: None, state, tally: Tally::default(), space_at: Monotonic(0), was_full: false })
     }
 
     /// Which store this is.
     pub fn id(&self) -> StoreId {
-        self.id
+        StoreId(self.identity.store)
+    }
+
+    /// The key of its hashes.
+    pub fn secret(&self) -> Secret {
+        self.identity.secret
     }
 
     /// How the store is.
     pub fn health(&self) -> Health {
         match &self.state {
+            State::Up(live) if live.disk_full => Health::Full,
             State::Up(_) => Health::Ready,
             State::Down { .. } => Health::Recovering,
             State::Stopped(reason) => Health::Failed(reason.clone()),
@@ -120,6 +145,14 @@ impl<T: Ticket> Store<T> {
             self.tally.dead += done.dead;
         }
         std::mem::take(&mut self.tally)
+    }
+
+    /// The paused consumers, if they changed since this was last called.
+    pub fn take_paused(&mut self) -> Option<Vec<ConsumerName>> {
+        match &mut self.state {
+            State::Up(live) => live.take_paused(),
+            _ => None,
+        }
     }
 
     /// The figures of the queues that changed since this was last called.
@@ -152,14 +185,20 @@ impl<T: Ticket> Store<T> {
     /// is validated and staged. Time is seen to as well: leases that ran out, messages that are due.
     pub fn accept(&mut self, commands: Vec<Command<T>>, now: Now, replies: &mut Vec<(T, Reply)>) {
         self.try_reopen(now);
-        if let State::Up(live) = &mut self.state
-            && let Err(failed) = live.advance(now)
-        {
-            self.fail(failed, now, replies);
+        self.look_at_space(now);
+        if let State::Up(live) = &mut self.state {
+            match live.advance(now) {
+                Ok(true) => self.commit(now, replies),
+                Ok(false) => {}
+                Err(failed) => self.fail(failed, now, replies),
+            }
         }
         for command in commands {
             // These read and write the tables by themselves, so that what came before them has to be there.
-            let alone = matches!(command.request, Request::Define(_) | Request::Bulk(_));
+            let alone = matches!(
+                command.request,
+                Request::Define(_) | Request::Bulk(_) | Request::Pause(..) | Request::Lost(_)
+            );
             if alone {
                 self.commit(now, replies);
             }
@@ -257,14 +296,39 @@ impl<T: Ticket> Store<T> {
         let Failed { failure, unknown } = failed;
         tracing::error!(error = %failure, path = %self.disk.path().display(), "Storage failed; everything in memory is dropped.");
         let wait = self.tuning.reopen_min;
+        if let Failure::Full(_) = failure {
+            self.was_full = true;
+            self.disk.release_reserve();
+        }
         let next = match &failure {
-            Failure::Io(_) => State::Down { retry_at: now.monotonic.plus(wait), wait },
+            Failure::Io(_) | Failure::Full(_) => State::Down { retry_at: now.monotonic.plus(wait), wait },
             Failure::Damaged(what) => State::Stopped(what.clone()),
         };
         let error = if unknown { EngineError::Unknown } else { failure.undone() };
         self.take_into_tally();
         if let State::Up(live) = std::mem::replace(&mut self.state, next) {
             live.abandon(&error, replies);
+        }
+    }
+
+    /// Asks the disk for its room now and then: whether it takes more messages, and whether the reserve can be built again.
+    fn look_at_space(&mut self, now: Now) {
+        let State::Up(live) = &mut self.state else { return };
+        if now.monotonic < self.space_at {
+            return;
+        }
+        self.space_at = now.monotonic.plus(self.tuning.space_wait);
+        let Some(space) = self.disk.space() else { return };
+        // A disk that was full takes no more before there is room for the reserve as well.
+        let reserved = if self.was_full { self.tuning.reserve_bytes.saturating_mul(2) } else { 0 };
+        let is_full = is_full(space, live.stored_bytes(), live.free_bytes_min.max(reserved));
+        if is_full != live.disk_full {
+            tracing::warn!(full = is_full, free_bytes = space.free, "Whether the disk has room for more messages changed.");
+        }
+        live.disk_full = is_full;
+        if !is_full {
+            self.was_full = false;
+            self.disk.keep_reserve();
         }
     }
 
@@ -281,12 +345,13 @@ impl<T: Ticket> Store<T> {
         let reopened = Live::open(&mut *self.disk, &self.tuning, &mut self.random).and_then(|(mut live, _)| {
             if let Some(definitions) = &self.definitions {
                 let failed = |failure| OpenError::from_failure(self.disk.path(), failure);
-                live.define(definitions).map_err(|error| failed(error.failure))?;
+                live.define(definitions, now).map_err(|error| failed(error.failure))?;
             }
             Ok(live)
         });
         self.state = match reopened {
             Ok(live) => {
+                self.space_at = Monotonic(0);
                 tracing::warn!(path = %self.disk.path().display(), "Storage is open again; all leases have ended.");
                 State::Up(Box::new(live))
             }

@@ -1,160 +1,32 @@
-//! One queue in memory: its window of messages ahead of the consumers, its waiting messages by time, its figures.
+//! One queue in memory: its lines of messages ahead of the consumers, its waiting messages by time, its figures.
 //!
-//! Invariants. Every message of the queue's `ready` rows is in exactly one place: in the window, among the returned, under
-//! a lease, in the transaction being staged, or on disk only, and the last is so exactly for positions behind the
-//! window's cursor. A window is *live* when nothing lies behind its cursor; then new messages are pushed as they are
-//! committed. Likewise every `due` row that is not held is loaded or leased, or lies behind the due window's edge.
+//! Invariants. Every message of the queue's `ready` rows is in exactly one place: in the window of its rank's line, among the
+//! returned, waiting for its key, under a lease, in the transaction being staged, or on disk only, and the last is so exactly for
+//! positions behind the window's cursor. A window is *live* when nothing lies behind its cursor; then new messages are
+//! pushed as they are committed. Likewise every `due` row that is not held is loaded or leased, or lies behind the due window's
+//! edge.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use pelton_core::clock::WallMs;
-use pelton_core::engine::{QueueCounts, QueueId};
+use pelton_core::engine::{Bounds, QueueCounts, QueueId};
 use pelton_core::name::QueueName;
 use pelton_core::retry::RetryPolicy;
 
-use crate::command::Content;
-use crate::records::Counters;
-
-/// What an entry in a window takes beside its content, in bytes, roughly.
-const ENTRY_BYTES: usize = 160;
-
-/// A message in the window.
-#[derive(Debug)]
-pub(crate) struct WindowEntry {
-    pub(crate) position: u64,
-    pub(crate) entry: u64,
-    pub(crate) attempts: u32,
-    pub(crate) hops: u8,
-    pub(crate) accepted: WallMs,
-    pub(crate) content: Content,
-}
-
-/// The messages next in line, in order of position.
-#[derive(Debug, Default)]
-pub(crate) struct Window {
-    entries: VecDeque<WindowEntry>,
-    bytes: usize,
-    /// The last position that was ever in it; what lies behind is on disk only.
-    pub(crate) cursor: u64,
-    /// Nothing lies behind the cursor.
-    pub(crate) live: bool,
-}
-
-impl Window {
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub(crate) fn front(&self) -> Option<&WindowEntry> {
-        self.entries.front()
-    }
-
-    /// Whether one more message fits. An empty window takes a message of any size.
-    pub(crate) fn has_room(&self, entries_max: usize, bytes_max: usize) -> bool {
-        self.entries.is_empty() || self.entries.len() < entries_max && self.bytes < bytes_max
-    }
-
-    /// Adds the message behind all others.
-    pub(crate) fn push(&mut self, entry: WindowEntry) {
-        debug_assert!(entry.position > self.cursor, "windows are filled in order");
-        self.cursor = entry.position;
-        self.bytes += entry.content.bytes() + ENTRY_BYTES;
-        self.entries.push_back(entry);
-    }
-
-    pub(crate) fn pop(&mut self) -> Option<WindowEntry> {
-        let entry = self.entries.pop_front()?;
-        self.bytes -= entry.content.bytes() + ENTRY_BYTES;
-        Some(entry)
-    }
-
-    /// Forgets the messages at these positions, which are sorted.
-    pub(crate) fn forget(&mut self, positions: &[u64]) {
-        let gone = |entry: &WindowEntry| positions.binary_search(&entry.position).is_ok();
-        let bytes: usize =
-            self.entries.iter().filter(|entry| gone(entry)).map(|entry| entry.content.bytes() + ENTRY_BYTES).sum();
-        self.bytes -= bytes;
-        self.entries.retain(|entry| !gone(entry));
-    }
-}
-
-/// A key of `due` within its queue: due time in ms, position.
-pub(crate) type DueAt = (u64, u64);
-
-/// The waiting messages that come next, by time: keys, and when each was accepted.
-#[derive(Debug, Default)]
-pub(crate) struct DueWindow {
-    /// Their time lies ahead.
-    future: BTreeMap<DueAt, WallMs>,
-    /// Their time has come, and nobody has leased them.
-    pub(crate) overdue: BTreeMap<DueAt, WallMs>,
-    /// Keys behind this are on disk only; none: all are loaded.
-    pub(crate) edge: Option<DueAt>,
-}
-
-impl DueWindow {
-    /// Takes up a key that was committed, if it belongs to what is loaded.
-    pub(crate) fn insert(&mut self, key: DueAt, accepted: WallMs, entries_max: usize) {
-        if self.edge.is_some_and(|edge| key > edge) {
-            return;
-        }
-        self.future.insert(key, accepted);
-        while self.future.len() > entries_max.max(1) {
-            self.future.pop_last();
-            self.edge = self.future.last_key_value().map(|(last, _)| *last);
-        }
-    }
-
-    /// Takes up a key that was read from disk behind the edge.
-    pub(crate) fn load(&mut self, key: DueAt, accepted: WallMs) {
-        if !self.overdue.contains_key(&key) {
-            self.future.insert(key, accepted);
-        }
-    }
-
-    /// When there is something to do again: the next one is due, or keys are to be loaded, and there is room for it.
-    pub(crate) fn next(&self, entries_max: usize) -> Option<WallMs> {
-        if self.is_starved(entries_max) {
-            return Some(WallMs(0));
-        }
-        let first = self.future.first_key_value().map(|((due, _), _)| WallMs(*due));
-        first.filter(|_| !self.is_full(entries_max))
-    }
-
-    /// Whether keys are to be loaded from disk.
-    pub(crate) fn is_starved(&self, entries_max: usize) -> bool {
-        self.future.is_empty() && self.edge.is_some() && !self.is_full(entries_max)
-    }
-
-    /// Makes those overdue whose time has come; at most `entries_max` are overdue at once. Whether there were any.
-    pub(crate) fn ripen(&mut self, now: WallMs, entries_max: usize) -> bool {
-        let before = self.overdue.len();
-        while self.overdue.len() < entries_max.max(1)
-            && let Some(first) = self.future.first_entry()
-            && first.key().0 <= now.0
-        {
-            let (key, accepted) = first.remove_entry();
-            self.overdue.insert(key, accepted);
-        }
-        self.overdue.len() > before
-    }
-
-    /// Whether overdue messages wait for room among the overdue rather than for their time.
-    fn is_full(&self, entries_max: usize) -> bool {
-        self.overdue.len() >= entries_max.max(1)
-    }
-
-    pub(crate) fn forget(&mut self, key: DueAt) {
-        self.future.remove(&key);
-        self.overdue.remove(&key);
-    }
-}
+use super::due_window::DueWindow;
+use super::keys::Keys;
+use super::window::{DueAt, Line};
+use crate::records::{Counters, NameRecord};
+use crate::tables::{RANK, rank_of};
 
 /// What a staged transaction changes in a queue's counters.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Delta {
     pub(crate) ready: i64,
     pub(crate) due: i64,
+    pub(crate) parked: i64,
+    pub(crate) retrying: i64,
+    pub(crate) expiring: i64,
     pub(crate) bytes: i64,
 }
 
@@ -163,8 +35,33 @@ impl Delta {
         Some(Counters {
             ready: to.ready.checked_add_signed(self.ready)?,
             due: to.due.checked_add_signed(self.due)?,
+            parked: to.parked.checked_add_signed(self.parked)?,
+            retrying: to.retrying.checked_add_signed(self.retrying)?,
+            expiring: to.expiring.checked_add_signed(self.expiring)?,
             bytes: to.bytes.checked_add_signed(self.bytes)?,
         })
+    }
+}
+
+/// Messages and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Load {
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.messages += 1;
+        self.bytes += bytes;
+    }
+}
+
+impl std::ops::Add for Load {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { messages: self.messages + other.messages, bytes: self.bytes.saturating_add(other.bytes) }
     }
 }
 
@@ -172,53 +69,161 @@ impl Delta {
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) name: QueueName,
-    pub(crate) declared: bool,
-    pub(crate) dead_letter: Option<u32>,
+    pub(crate) record: NameRecord,
+    /// The settings of `record`, as they are used.
     pub(crate) retry: RetryPolicy,
+    pub(crate) bounds: Bounds,
+    /// Whether messages are kept in order by key now; it follows the settings once nothing is leased.
+    pub(crate) keyed: bool,
     /// As committed.
     pub(crate) stored: Counters,
-    pub(crate) window: Window,
-    /// Released, in order, with the time each was accepted; they come before the window and are read from disk again.
-    pub(crate) returned: BTreeMap<u64, WallMs>,
+    /// On its way in, and out to make room, but not committed yet; kept where there are bounds.
+    pub(crate) incoming: Load,
+    pub(crate) outgoing: Load,
+    /// Bytes of the leased, and of the staged that were leased.
+    pub(crate) held_bytes: u64,
+    pub(crate) staged_bytes: u64,
+    /// How far a change of order has come.
+    pub(crate) turned: DueAt,
+    /// By rank, the first to be served first.
+    pub(crate) lines: Vec<Line>,
     pub(crate) due: DueWindow,
-    /// Whether an overdue message comes before the next ready one: the two take turns.
-    pub(crate) due_turn: bool,
+    pub(crate) keys: Keys,
+    /// Messages in `due` whose time has come and that nobody has leased, wherever in memory they are.
+    pub(crate) overdue: u64,
     /// The leased: when accepted, entry. Oldest first.
     pub(crate) leased: BTreeSet<(WallMs, u64)>,
     /// How many of the leased lie in `due`.
     pub(crate) leased_due: u64,
-    /// Messages in the transaction being staged; they count as leased until it is committed.
+    /// Messages in the transaction being staged that were leased; they count as leased until it is committed.
     pub(crate) staged: u64,
     /// How many of the staged lie in `due`.
     pub(crate) staged_due: u64,
+    /// Since the store was opened.
+    pub(crate) dropped: u64,
+    pub(crate) expired: u64,
 }
 
 impl Queue {
     /// A queue with nothing in memory.
-    pub(crate) fn new(name: QueueName, declared: bool, dead_letter: Option<u32>, stored: Counters) -> Self {
+    pub(crate) fn new(name: QueueName, record: NameRecord, stored: Counters) -> Self {
+        let keyed = record.settings.order_by_key || stored.parked > 0 || stored.retrying > 0;
         let mut queue = Self {
             name,
-            declared,
-            dead_letter,
-            retry: RetryPolicy::default(),
+            retry: record.settings.retry(),
+            bounds: record.settings.bounds(),
+            record,
+            keyed,
             stored,
-            window: Window::default(),
-            returned: BTreeMap::new(),
+            incoming: Load::default(),
+            outgoing: Load::default(),
+            held_bytes: 0,
+            staged_bytes: 0,
+            turned: (0, 0),
+            lines: Vec::new(),
             due: DueWindow::default(),
-            due_turn: true,
+            keys: Keys::default(),
+            overdue: 0,
             leased: BTreeSet::new(),
             leased_due: 0,
             staged: 0,
             staged_due: 0,
+            dropped: 0,
+            expired: 0,
         };
-        queue.window.live = stored.ready == 0;
-        queue.due.edge = (stored.due > 0).then_some((0, 0));
+        queue.forget_all();
         queue
+    }
+
+    /// Forgets what is in memory of messages that nobody holds: all is read from disk again.
+    fn forget_all(&mut self) {
+        let empty = self.stored.ready == 0;
+        let ranks = if self.record.ranked { 0..=rank_of(0) } else { RANK..=RANK };
+        self.lines = ranks.map(|rank| Line::new(rank, empty)).collect();
+        self.due = if self.stored.due > 0 { DueWindow::unread() } else { DueWindow::default() };
+        self.keys = Keys::unread(self.stored.parked, self.stored.retrying);
+        self.overdue = 0;
+    }
+
+    /// Takes over a record. Lines of other ranks are added as empty: so far nothing had another rank.
+    pub(crate) fn take_up(&mut self, record: NameRecord) {
+        self.retry = record.settings.retry();
+        self.bounds = record.settings.bounds();
+        if record.ranked && !self.record.ranked {
+            let known = std::mem::take(&mut self.lines);
+            self.lines = (0..=rank_of(0)).map(|rank| Line::new(rank, true)).collect();
+            for line in known {
+                let rank = usize::from(line.rank);
+                self.lines[rank] = line;
+            }
+        }
+        self.record = record;
+    }
+
+    /// Whether the order in which messages are leased is about to change: nothing is leased until then.
+    pub(crate) fn is_changing_order(&self) -> bool {
+        self.record.settings.order_by_key != self.keyed
+    }
+
+    /// Whether it is to change and nothing is leased any more.
+    pub(crate) fn may_change_order(&self) -> bool {
+        self.is_changing_order() && self.leased.is_empty() && self.staged == 0
+    }
+
+    /// Changes the order as it was declared.
+    pub(crate) fn change_order(&mut self) {
+        self.keyed = self.record.settings.order_by_key;
+        self.turned = (0, 0);
+        self.forget_all();
+    }
+
+    /// Whether as many messages whose time has come wait in its lines as may.
+    pub(crate) fn is_ripe(&self, limit: usize) -> bool {
+        self.lines.iter().map(|line| line.overdue.len()).sum::<usize>() >= limit.max(1)
+    }
+
+    /// The rank of a message with this priority.
+    pub(crate) fn rank(&self, priority: u8) -> u8 {
+        if self.record.settings.priority { rank_of(priority) } else { RANK }
+    }
+
+    /// Where among the lines the one of this rank is.
+    pub(crate) fn line_at(&self, rank: u8) -> usize {
+        if self.lines.len() > 1 { usize::from(rank).min(self.lines.len() - 1) } else { 0 }
+    }
+
+    /// The line of messages with this rank.
+    pub(crate) fn line(&mut self, rank: u8) -> &mut Line {
+        let at = self.line_at(rank);
+        &mut self.lines[at]
     }
 
     /// Messages that a lease request could get right now, as far as memory knows.
     pub(crate) fn has_available(&self) -> bool {
-        self.window.len() > 0 || !self.window.live || !self.returned.is_empty() || !self.due.overdue.is_empty()
+        !self.record.paused
+            && !self.is_changing_order()
+            && (self.lines.iter().any(Line::has_available) || self.keys.has_eligible())
+    }
+
+    /// Whether it would be within its bounds with so much more than is stored or on its way.
+    pub(crate) fn has_room_for(&self, more: Load) -> bool {
+        let stored = Load { messages: self.stored.messages(), bytes: self.stored.bytes };
+        let Load { messages, bytes } = stored + self.incoming + more;
+        let (messages, bytes) =
+            (messages.saturating_sub(self.outgoing.messages), bytes.saturating_sub(self.outgoing.bytes));
+        self.bounds.hold(messages, bytes)
+    }
+
+    /// Whether it would be so if all were dropped that nobody holds.
+    pub(crate) fn could_have_room_for(&self, more: Load) -> bool {
+        let held = Load { messages: self.held(), bytes: self.held_bytes + self.staged_bytes };
+        let Load { messages, bytes } = held + self.incoming + more;
+        self.bounds.hold(messages, bytes)
+    }
+
+    /// Messages that somebody holds, or that are being settled.
+    pub(crate) fn held(&self) -> u64 {
+        self.leased.len() as u64 + self.staged
     }
 
     /// The figures. `oldest` looks at all leases and at the first of each line, which is the oldest of its line but for
@@ -226,57 +231,23 @@ impl Queue {
     ///
     /// Whatever is on disk only has somebody before it in the window: see [`super::live::Live::read_ahead`].
     pub(crate) fn counts(&self, id: u32) -> QueueCounts {
-        let overdue = self.due.overdue.len() as u64;
         let in_due = self.leased_due + self.staged_due;
-        let leased = self.leased.len() as u64 + self.staged;
-        let window = self.window.front().map(|entry| entry.accepted);
-        let returned = self.returned.values().next().copied();
-        let due = self.due.overdue.values().next().copied();
+        let leased = self.held();
         let oldest_leased = self.leased.first().map(|(accepted, _)| *accepted);
+        let oldest = self.lines.iter().filter_map(Line::oldest).chain(self.keys.oldest()).chain(oldest_leased).min();
         QueueCounts {
             id: QueueId(id),
             name: self.name.clone(),
-            declared: self.declared,
-            paused: false,
-            full: false,
-            dropped: 0,
-            expired: 0,
-            ready: (self.stored.ready + overdue).saturating_sub(leased - in_due),
+            declared: self.record.declared,
+            paused: self.record.paused,
+            full: !self.has_room_for(Load { messages: 1, bytes: 1 }),
+            ready: (self.stored.ready + self.stored.parked + self.overdue).saturating_sub(leased - in_due),
             leased,
-            scheduled: self.stored.due.saturating_sub(in_due + overdue),
+            scheduled: self.stored.due.saturating_sub(in_due + self.overdue),
             bytes: self.stored.bytes,
-            oldest: [window, returned, due, oldest_leased].into_iter().flatten().min(),
+            oldest,
+            dropped: self.dropped,
+            expired: self.expired,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn due_keys_beyond_the_edge_stay_on_disk() {
-        let mut due = DueWindow::default();
-        for key in [(30, 3), (10, 1), (20, 2)] {
-            due.insert(key, WallMs(0), 2);
-        }
-        assert_eq!((due.future.len(), due.edge), (2, Some((20, 2))));
-        due.insert((25, 4), WallMs(0), 2);
-        assert_eq!(due.future.len(), 2, "it lies behind the edge");
-        due.insert((5, 5), WallMs(0), 2);
-        assert_eq!((due.next(8), due.edge), (Some(WallMs(5)), Some((10, 1))));
-    }
-
-    #[test]
-    fn time_makes_keys_overdue_up_to_the_limit() {
-        let mut due = DueWindow::default();
-        for key in [(10, 1), (20, 2), (30, 3)] {
-            due.insert(key, WallMs(0), 8);
-        }
-        assert!(!due.ripen(WallMs(9), 8));
-        assert!(due.ripen(WallMs(30), 2));
-        assert_eq!(due.overdue.len(), 2);
-        assert!(due.is_full(2));
-        assert_eq!((due.next(2), due.next(3)), (None, Some(WallMs(30))), "there must be room");
     }
 }

@@ -6,17 +6,24 @@
 use bytes::{Bytes, BytesMut};
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
+use super::leases::Place;
 use super::live::Live;
-use super::queue::WindowEntry;
+use super::queue::Queue;
+use super::window::WindowEntry;
 use crate::command::{Content, Ticket};
 use crate::failure::Failure;
 use crate::row::{BodyRef, Row};
-use crate::tables::{BODIES, DUE, DueKey, RANK, READY, ReadyKey};
+use crate::tables::{
+    BODIES, DEDUP, DUE, DedupKey, DedupValue, DueKey, PARKED, ParkedKey, READY, RETRYING, ReadyKey,
+};
 
 /// The tables that messages are read from, as of one moment.
 pub(crate) struct Reader {
     pub(crate) ready: ReadOnlyTable<ReadyKey, &'static [u8]>,
     pub(crate) due: ReadOnlyTable<DueKey, &'static [u8]>,
+    pub(crate) parked: ReadOnlyTable<ParkedKey, &'static [u8]>,
+    pub(crate) retrying: ReadOnlyTable<ParkedKey, u64>,
+    pub(crate) dedup: ReadOnlyTable<DedupKey, DedupValue>,
     bodies: ReadOnlyTable<(u64, u32), &'static [u8]>,
 }
 
@@ -27,12 +34,31 @@ impl Reader {
     }
 
     pub(crate) fn of(txn: &redb::ReadTransaction) -> Result<Self, Failure> {
-        Ok(Self { ready: txn.open_table(READY)?, due: txn.open_table(DUE)?, bodies: txn.open_table(BODIES)? })
+        Ok(Self {
+            ready: txn.open_table(READY)?,
+            due: txn.open_table(DUE)?,
+            parked: txn.open_table(PARKED)?,
+            retrying: txn.open_table(RETRYING)?,
+            dedup: txn.open_table(DEDUP)?,
+            bodies: txn.open_table(BODIES)?,
+        })
     }
 
-    /// The message at a position of `ready`.
-    pub(crate) fn ready_at(&self, queue: u32, position: u64) -> Result<WindowEntry, Failure> {
-        match self.ready.get((queue, RANK, position))? {
+    /// The message at a place.
+    pub(crate) fn at(&self, queue: u32, place: Place) -> Result<WindowEntry, Failure> {
+        match place {
+            Place::Ready { rank, position } => self.ready_at(queue, rank, position),
+            Place::Due { due, position } => self.due_at(queue, due, position),
+            Place::Parked { key, position } => match self.parked.get((queue, key, position))? {
+                Some(row) => self.entry(position, row.value()),
+                None => Err(missing(queue, position)),
+            },
+        }
+    }
+
+    /// The message at a key of `ready`.
+    pub(crate) fn ready_at(&self, queue: u32, rank: u8, position: u64) -> Result<WindowEntry, Failure> {
+        match self.ready.get((queue, rank, position))? {
             Some(row) => self.entry(position, row.value()),
             None => Err(missing(queue, position)),
         }
@@ -55,7 +81,12 @@ impl Reader {
             entry: row.entry(),
             attempts: row.attempts(),
             hops: row.hops(),
+            priority: row.priority(),
+            alone: row.is_alone(),
             accepted: row.accepted(),
+            expires: row.expires(),
+            key: row.key(),
+            cost: row.cost(),
             content: Content::Stored { row: Bytes::copy_from_slice(bytes), body },
         })
     }
@@ -65,11 +96,14 @@ impl Reader {
         for chunk in self.bodies.range((body.id, 0)..=(body.id, u32::MAX))? {
             whole.extend_from_slice(chunk?.1.value());
         }
-        if whole.len() == body.bytes as usize {
-            Ok(whole.freeze())
-        } else {
-            Err(Failure::Damaged(format!("body {} has {} bytes instead of {}", body.id, whole.len(), body.bytes)))
+        if whole.len() != body.bytes as usize {
+            let error = format!("body {} has {} bytes instead of {}", body.id, whole.len(), body.bytes);
+            return Err(Failure::Damaged(error));
         }
+        if crc32fast::hash(&whole) != body.checksum {
+            return Err(Failure::Damaged(format!("the checksum of body {} is wrong", body.id)));
+        }
+        Ok(whole.freeze())
     }
 }
 
@@ -88,17 +122,21 @@ impl<T: Ticket> Live<T> {
 
     /// Reads up to `entries_max` messages behind the window's cursor into it, as far as it has room. The window turns
     /// live when there are no more.
-    pub(super) fn refill(&mut self, queue: u32, entries_max: usize) -> Result<(), Failure> {
-        if self.queues[queue as usize].window.live {
+    pub(super) fn refill(&mut self, queue: u32, line: usize, entries_max: usize) -> Result<(), Failure> {
+        if self.queues[queue as usize].lines[line].window.live {
             return Ok(());
+        }
+        if self.queues[queue as usize].keyed {
+            self.load_keys(queue)?;
         }
         // The age of its oldest message shows only now, if the window was empty.
         self.uncounted.mark(queue);
         self.reader()?;
-        let bytes_max = self.tuning.window_bytes_of(self.queues.len());
+        let bytes_max = self.tuning.window_bytes_of(self.queues.len()) / self.queues[queue as usize].lines.len();
         let reader = self.reader.as_ref().expect("it was made just now");
-        let window = &mut self.queues[queue as usize].window;
-        let mut rows = reader.ready.range((queue, RANK, window.cursor + 1)..=(queue, RANK, u64::MAX))?;
+        let Queue { lines, keys, .. } = &mut self.queues[queue as usize];
+        let (rank, window) = (lines[line].rank, &mut lines[line].window);
+        let mut rows = reader.ready.range((queue, rank, window.cursor + 1)..=(queue, rank, u64::MAX))?;
         for _ in 0..entries_max {
             if !window.has_room(self.tuning.window_entries, bytes_max) {
                 return Ok(());
@@ -112,7 +150,11 @@ impl<T: Ticket> Live<T> {
             if position <= window.cursor {
                 return Err(Failure::Damaged(format!("the messages of queue {queue} are out of order at {position}")));
             }
-            window.push(reader.entry(position, value.value())?);
+            if keys.is_aside(position) {
+                window.cursor = position;
+            } else {
+                window.push(reader.entry(position, value.value())?);
+            }
         }
         Ok(())
     }
@@ -121,9 +163,11 @@ impl<T: Ticket> Live<T> {
     /// whose queue has ready messages that nobody holds: a queue without consumers shows the age of its oldest too.
     pub(super) fn read_ahead(&mut self) -> Result<(), super::Failed> {
         for queue in self.changed.drain() {
-            let window = &self.queues[queue as usize].window;
-            if !window.live && window.len() < self.tuning.refill_below.max(1) {
-                self.refill(queue, self.tuning.refill_entries)?;
+            for line in 0..self.queues[queue as usize].lines.len() {
+                let window = &self.queues[queue as usize].lines[line].window;
+                if !window.live && window.len() < self.tuning.refill_below.max(1) {
+                    self.refill(queue, line, self.tuning.refill_entries)?;
+                }
             }
         }
         self.reader = None;

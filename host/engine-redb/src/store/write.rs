@@ -4,14 +4,17 @@
 
 use std::collections::BTreeMap;
 
+use pelton_core::name::ScheduleName;
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::effects::Effects;
+use super::dedup::write_dedup;
+use super::effects::{Effects, Habits};
 use super::leases::Place;
 use super::live::Live;
-use super::queue::{Delta, WindowEntry};
+use super::queue::{Delta, Load, Queue};
 use super::reader::missing;
-use super::stage::{Fresh, Taken};
+use super::stage::{Ended, Fresh, Taken};
+use super::window::WindowEntry;
 use super::{Failed, Replies};
 use crate::command::{Now, Ticket};
 use crate::failure::Failure;
@@ -20,9 +23,12 @@ use crate::prepare::PreparedBody;
 use crate::records::Counters;
 use crate::row::BodyRef;
 use crate::tables::{
-    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, DueKey, HELD, RANK, READY, ReadyKey,
+    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, DueKey, IN_READY, PARKED, ParkedKey, READY,
+    RETRYING, ReadyKey, SCHEDULES,
 };
 
+/// Transactions in one batch that only clear the way for those who wait.
+const ROUNDS_MAX: usize = 4;
 /// Rows to take from which on a run of neighbours is taken in one pass over the tree.
 const RUN_ROWS_MIN: usize = 4;
 /// Positions between two rows up to which they count as neighbours.
@@ -30,44 +36,69 @@ const RUN_GAP_MAX: u64 = 32;
 
 type ReadyTable<'txn> = Table<'txn, ReadyKey, &'static [u8]>;
 type DueTable<'txn> = Table<'txn, DueKey, &'static [u8]>;
+type ParkedTable<'txn> = Table<'txn, ParkedKey, &'static [u8]>;
 
 impl<T: Ticket> Live<T> {
     /// Writes what is staged, answers it, and serves who waits.
     pub(super) fn commit(&mut self, disk: &dyn Disk, now: Now, replies: &mut Replies<T>) -> Result<(), Failed> {
         if !self.stage.is_empty() {
             let quick_repair = disk.bytes() >= self.tuning.quick_repair_bytes;
-            self.write(quick_repair)?;
+            self.write(quick_repair, now)?;
             self.tidy_at = (!quick_repair).then(|| now.monotonic.plus(self.tuning.idle));
         } else if self.tidy_at.is_some_and(|at| at <= now.monotonic) {
-            self.write_global(true)?;
-            self.tidy_at = None;
+            if self.generations.first_dead(now.wall).is_some() {
+                self.write(false, now)?;
+            } else {
+                self.write_global(true)?;
+                self.tidy_at = None;
+            }
         }
         replies.extend(self.stage.answers.drain(..).map(|(ticket, answer)| (ticket, answer.given())));
         self.serve_changed(now, replies)?;
+        // Whoever was served may have found expired or blocked messages, and what is behind those.
+        for _ in 0..ROUNDS_MAX {
+            if self.stage.is_empty() {
+                break;
+            }
+            self.write(disk.bytes() >= self.tuning.quick_repair_bytes, now)?;
+            self.serve_changed(now, replies)?;
+        }
         self.end_waits(now, replies);
         Ok(())
     }
 
-    fn write(&mut self, quick_repair: bool) -> Result<(), Failed> {
+    fn write(&mut self, quick_repair: bool, now: Now) -> Result<(), Failed> {
         self.reader = None;
         self.tally.messages += self.stage.messages();
-        let mut effects = Effects { attempts_kept: self.tuning.attempts_kept.max(1), ..Effects::default() };
+        let habits = self.queues.iter().map(Habits::of).collect();
+        let mut effects =
+            Effects { attempts_kept: self.tuning.attempts_kept.max(1), habits, ..Effects::default() };
         for fresh in std::mem::take(&mut self.stage.fresh) {
             effects.add_fresh(fresh);
         }
-        for (queue, position, row) in std::mem::take(&mut self.stage.held) {
-            effects.add_due((queue, HELD, position), row);
+        for fresh in std::mem::take(&mut self.stage.fresh_due) {
+            effects.add_due(fresh);
         }
+        effects.retrying.append(&mut self.stage.marks);
+        effects.unblocking.extend(std::mem::take(&mut self.stage.unmarks).into_iter().map(|mark| (mark, false)));
         let taken = std::mem::take(&mut self.stage.taken);
         let bodies = std::mem::take(&mut self.stage.bodies);
+        let dedup = std::mem::take(&mut self.stage.dedup);
+        self.stage.identities.clear();
+        let dead = self.generations.first_dead(now.wall);
         let mut txn = self.database.begin_write()?;
         txn.set_quick_repair(quick_repair);
         write_messages(&txn, taken, &mut effects)?;
         write_bodies(&txn, bodies, &effects.bodies_released, self.tuning.chunk_bytes)?;
         write_attempts(&txn, &mut effects)?;
+        let emptied = write_dedup(&txn, dedup, dead, self.tuning.dedup_delete_rows)?;
+        write_ticks(&txn, std::mem::take(&mut self.stage.ticks))?;
         let counters = self.write_counters(&txn, &effects.deltas)?;
         txn.commit().map_err(|error| Failed { failure: error.into(), unknown: true })?;
         self.tally.commits += 1;
+        if let Some((window, generation)) = emptied {
+            self.generations.remove(window, generation);
+        }
         self.follow(effects, counters);
         Ok(())
     }
@@ -108,32 +139,42 @@ impl<T: Ticket> Live<T> {
             state.stored = stored;
             state.staged = 0;
             state.staged_due = 0;
+            state.incoming = Load::default();
+            state.outgoing = Load::default();
+            state.staged_bytes = 0;
+            state.keys.gone.clear();
+            if stored.parked == 0 {
+                state.keys.parked_oldest = None;
+            }
             self.touch(queue);
         }
         let bytes_max = self.tuning.window_bytes_of(self.queues.len());
         for fresh in effects.fresh {
-            let window = &mut self.queues[fresh.queue as usize].window;
-            let room = window.has_room(self.tuning.window_entries, bytes_max);
-            window.live &= room && fresh.content.is_some();
-            if let Some(content) = fresh.content
-                && window.live
-            {
-                let row = fresh.row.view();
-                window.push(WindowEntry {
-                    position: fresh.position,
-                    entry: row.entry(),
-                    attempts: row.attempts(),
-                    hops: row.hops(),
-                    accepted: row.accepted(),
-                    content,
-                });
-            }
+            let state = &mut self.queues[fresh.queue as usize];
+            push_fresh(state, fresh, self.tuning.window_entries, bytes_max);
         }
         for (queue, key, accepted) in effects.waiting {
             self.queues[queue as usize].due.insert(key, accepted, self.tuning.due_entries);
         }
-        for (queue, place, accepted) in effects.back {
-            self.put_back(queue, place, accepted);
+        // A key that waits for its retry is not free, so that this comes before it is freed.
+        for ((queue, key, _), _) in effects.retrying.into_iter().filter(|(_, due)| *due != IN_READY) {
+            self.queues[queue as usize].keys.retry(key);
+        }
+        for back in effects.back {
+            self.put_back(back.queue, back.place, back.whose);
+        }
+        for (queue, key) in effects.unretried {
+            self.queues[queue as usize].keys.unretry(key);
+        }
+        for (queue, key, position) in effects.freed {
+            self.queues[queue as usize].keys.unlease(key, position);
+        }
+        for (queue, ended) in std::mem::take(&mut self.stage.ended) {
+            let state = &mut self.queues[queue as usize];
+            match ended {
+                Ended::Expired => state.expired += 1,
+                Ended::Dropped => state.dropped += 1,
+            }
         }
         let stage = &mut self.stage;
         self.tally.settled += std::mem::take(&mut stage.settled);
@@ -141,13 +182,64 @@ impl<T: Ticket> Live<T> {
     }
 }
 
+impl Habits {
+    fn of(queue: &Queue) -> Self {
+        Self {
+            keyed: queue.keyed,
+            priority: queue.record.settings.priority,
+            retrying: queue.keyed || queue.stored.retrying > 0,
+        }
+    }
+}
+
+/// Puts a message that was committed into its window, if that is live and has room.
+fn push_fresh(state: &mut Queue, fresh: Fresh, entries_max: usize, bytes_max: usize) {
+    let lines = state.lines.len();
+    let window = &mut state.line(fresh.rank).window;
+    let room = window.has_room(entries_max, bytes_max / lines);
+    window.live &= room && fresh.content.is_some();
+    let Some(content) = fresh.content.filter(|_| window.live) else { return };
+    let row = fresh.row.view();
+    window.push(WindowEntry {
+        position: fresh.position,
+        entry: row.entry(),
+        attempts: row.attempts(),
+        hops: row.hops(),
+        priority: row.priority(),
+        alone: row.is_alone(),
+        accepted: row.accepted(),
+        expires: row.expires(),
+        key: row.key(),
+        cost: row.cost(),
+        content,
+    });
+}
+
+fn write_ticks(txn: &WriteTransaction, ticks: Vec<(ScheduleName, u64)>) -> Result<(), Failure> {
+    if ticks.is_empty() {
+        return Ok(());
+    }
+    let mut table = txn.open_table(SCHEDULES)?;
+    for (schedule, at) in ticks {
+        table.insert(schedule.as_str(), at)?;
+    }
+    Ok(())
+}
+
 fn write_messages(txn: &WriteTransaction, taken: Vec<Taken>, effects: &mut Effects) -> Result<(), Failure> {
-    let (mut from_ready, mut from_due): (Vec<Taken>, Vec<Taken>) =
+    let (mut from_ready, others): (Vec<Taken>, Vec<Taken>) =
         taken.into_iter().partition(|taken| matches!(taken.place, Place::Ready { .. }));
-    from_ready.sort_unstable_by_key(|taken| (taken.queue, taken.place.position()));
+    let (mut from_due, mut from_parked): (Vec<Taken>, Vec<Taken>) =
+        others.into_iter().partition(|taken| matches!(taken.place, Place::Due { .. }));
+    from_ready.sort_unstable_by_key(|taken| (taken.queue, taken.place));
     from_due.sort_unstable_by_key(|taken| (taken.queue, taken.place));
+    from_parked.sort_unstable_by_key(|taken| (taken.queue, taken.place));
     let mut ready = txn.open_table(READY)?;
     take_from_ready(&mut ready, &mut from_ready, effects)?;
+    if !from_parked.is_empty() || !effects.parked.is_empty() {
+        let mut parked = txn.open_table(PARKED)?;
+        take_from_parked(&mut parked, &mut from_parked, effects)?;
+    }
     if !effects.due.is_empty() || !from_due.is_empty() {
         let mut due = txn.open_table(DUE)?;
         take_from_due(&mut due, &mut from_due, effects)?;
@@ -156,19 +248,48 @@ fn write_messages(txn: &WriteTransaction, taken: Vec<Taken>, effects: &mut Effec
             due.insert(key, row.as_bytes())?;
         }
     }
+    if !effects.parked.is_empty() {
+        let mut parked = txn.open_table(PARKED)?;
+        effects.parked.sort_unstable_by_key(|(key, _)| *key);
+        for (key, row) in &effects.parked {
+            parked.insert(key, row.as_bytes())?;
+        }
+    }
+    write_retrying(txn, effects)?;
     for (key, row) in &effects.stays {
         ready.insert(key, row.as_bytes())?;
     }
-    effects.fresh.sort_by_key(|fresh| (fresh.queue, fresh.position));
-    for group in effects.fresh.chunk_by(|one, next| one.queue == next.queue) {
+    effects.fresh.sort_by_key(|fresh| (fresh.queue, fresh.rank, fresh.position));
+    for group in effects.fresh.chunk_by(|one, next| (one.queue, one.rank) == (next.queue, next.rank)) {
         insert_group(&mut ready, group)?;
     }
     Ok(())
 }
 
-/// Inserts rows of one queue, which come behind all that it has.
+/// Keeps which messages come before those parked of their key.
+fn write_retrying(txn: &WriteTransaction, effects: &mut Effects) -> Result<(), Failure> {
+    if effects.unblocking.is_empty() && effects.retrying.is_empty() {
+        return Ok(());
+    }
+    let mut table = txn.open_table(RETRYING)?;
+    for (key, waited) in std::mem::take(&mut effects.unblocking) {
+        if table.remove(key)?.is_some() {
+            effects.deltas.entry(key.0).or_default().retrying -= 1;
+            if waited {
+                effects.unretried.push((key.0, key.1));
+            }
+        }
+    }
+    for (key, due) in &effects.retrying {
+        table.insert(key, due)?;
+        effects.deltas.entry(key.0).or_default().retrying += 1;
+    }
+    Ok(())
+}
+
+/// Inserts rows of one queue and rank, which come behind all that there are.
 fn insert_group(ready: &mut ReadyTable<'_>, group: &[Fresh]) -> Result<(), Failure> {
-    let key = |fresh: &Fresh| (fresh.queue, RANK, fresh.position);
+    let key = |fresh: &Fresh| (fresh.queue, fresh.rank, fresh.position);
     if group.len() < RUN_ROWS_MIN {
         for fresh in group {
             ready.insert(key(fresh), fresh.row.as_bytes())?;
@@ -183,16 +304,23 @@ fn insert_group(ready: &mut ReadyTable<'_>, group: &[Fresh]) -> Result<(), Failu
     Ok(())
 }
 
+/// The key in `ready` of a row that lies there.
+fn ready_key(taken: &Taken) -> ReadyKey {
+    let rank = if let Place::Ready { rank, .. } = taken.place { rank } else { 0 };
+    (taken.queue, rank, taken.place.position())
+}
+
 fn take_from_ready(ready: &mut ReadyTable<'_>, taken: &mut [Taken], effects: &mut Effects) -> Result<(), Failure> {
     let neighbours = |one: &Taken, next: &Taken| {
-        one.queue == next.queue && next.place.position() - one.place.position() <= RUN_GAP_MAX
+        let (one, next) = (ready_key(one), ready_key(next));
+        (one.0, one.1) == (next.0, next.1) && next.2 - one.2 <= RUN_GAP_MAX
     };
     for run in taken.chunk_by_mut(neighbours) {
         if run.len() < RUN_ROWS_MIN {
             for taken in run {
-                let position = taken.place.position();
-                let row = ready.remove((taken.queue, RANK, position))?;
-                let row = row.ok_or_else(|| missing(taken.queue, position))?;
+                let key = ready_key(taken);
+                let row = ready.remove(key)?;
+                let row = row.ok_or_else(|| missing(key.0, key.2))?;
                 effects.take(taken, row.value())?;
             }
         } else {
@@ -205,7 +333,8 @@ fn take_from_ready(ready: &mut ReadyTable<'_>, taken: &mut [Taken], effects: &mu
 /// Takes neighbouring rows in one pass.
 fn take_run(ready: &mut ReadyTable<'_>, run: &mut [Taken], effects: &mut Effects) -> Result<(), Failure> {
     let positions: Vec<u64> = run.iter().map(|taken| taken.place.position()).collect();
-    let (queue, first, last) = (run[0].queue, positions[0], positions[positions.len() - 1]);
+    let (first, last) = (ready_key(&run[0]), ready_key(&run[run.len() - 1]));
+    let queue = first.0;
     let mut next = 0;
     let wanted = |(_, _, position): ReadyKey, _: &[u8]| {
         while next < positions.len() && positions[next] < position {
@@ -213,11 +342,11 @@ fn take_run(ready: &mut ReadyTable<'_>, run: &mut [Taken], effects: &mut Effects
         }
         next < positions.len() && positions[next] == position
     };
-    let mut rows = ready.extract_from_if((queue, RANK, first)..=(queue, RANK, last), wanted)?;
+    let mut rows = ready.extract_from_if(first..=last, wanted)?;
     let mut found = 0;
     for row in rows.by_ref() {
         let (key, value) = row?;
-        let taken = run.get_mut(found).ok_or_else(|| missing(queue, last))?;
+        let taken = run.get_mut(found).ok_or_else(|| missing(queue, last.2))?;
         if key.value().2 != taken.place.position() {
             return Err(missing(queue, taken.place.position()));
         }
@@ -241,6 +370,20 @@ fn take_from_due(due: &mut DueTable<'_>, taken: &mut [Taken], effects: &mut Effe
     Ok(())
 }
 
+fn take_from_parked(
+    parked: &mut ParkedTable<'_>,
+    taken: &mut [Taken],
+    effects: &mut Effects,
+) -> Result<(), Failure> {
+    for taken in taken {
+        let Place::Parked { key, position } = taken.place else { continue };
+        let row = parked.remove((taken.queue, key, position))?;
+        let row = row.ok_or_else(|| missing(taken.queue, position))?;
+        effects.take(taken, row.value())?;
+    }
+    Ok(())
+}
+
 fn write_bodies(
     txn: &WriteTransaction,
     new: Vec<(u64, PreparedBody)>,
@@ -256,7 +399,7 @@ fn write_bodies(
         for (number, chunk) in (0..).zip(body.bytes.chunks(chunk_bytes.max(1))) {
             bodies.insert((id, number), chunk)?;
         }
-        if body.users > 1 {
+        if body.shared {
             refs.insert(id, body.users)?;
         }
     }

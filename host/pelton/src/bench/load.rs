@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use hyper::{Method, Request};
 use tokio::sync::Notify;
 
-use super::body::{Run, Template};
+use super::body::{Features, Run, Template};
 use super::scrape::{POLL, Scraper};
 use super::wire::{Connection, Target};
 use crate::client::segment;
@@ -30,20 +30,18 @@ pub(super) struct Shape {
     pub(super) connections: usize,
     pub(super) batch: usize,
     pub(super) size_bytes: usize,
+    pub(super) features: Features,
     pub(super) run: Run,
 }
 
 impl Shape {
     pub(super) fn template(&self) -> Template {
-        if self.batch == 1 {
-            Template::single(self.run, self.size_bytes)
-        } else {
-            Template::batch(self.run, self.size_bytes, self.batch)
-        }
+        Template::new(self.run, self.size_bytes, self.batch, &self.features)
     }
 
     pub(super) fn head(&self, target: &Target) -> anyhow::Result<Request<()>> {
-        let content_type = if self.batch == 1 { "application/json" } else { "application/cloudevents-batch+json" };
+        let is_plain = Template::is_plain(self.batch, &self.features);
+        let content_type = if is_plain { "application/json" } else { "application/cloudevents-batch+json" };
         target.request(Method::POST, &format!("/v1/topics/{}", segment(&self.topic)), content_type)
     }
 }

@@ -1,19 +1,25 @@
 //! The load generator behind `pelton bench`: a process of its own that talks HTTP to a running broker.
 //!
-//! [`load`] publishes as fast as the broker answers (how much?), [`paced`] at a fixed rate (how fast?). One thread does it
-//! all, because the broker needs the machine; requests are prebuilt and answers not parsed.
+//! [`load`] publishes as fast as the broker answers (how much?), [`paced`] at a fixed rate (how fast?), [`delayed`] for later (how
+//! late?); [`back`] receives what returns. One thread does it all, because the broker needs the machine; requests are prebuilt and
+//! answers not parsed.
 
+mod back;
 mod body;
+mod delayed;
 mod load;
 mod paced;
 mod report;
 mod scrape;
+mod tenths;
+mod throughput;
 mod wire;
 
 use std::time::{Duration, Instant};
 
-use self::body::Run;
-use self::load::{Pool, Shape, Until, Window};
+use self::body::{Features, Run};
+use self::delayed::Spread;
+use self::load::{Pool, Shape, Until};
 use self::paced::Pace;
 use self::report::{Points, Report, cpu_time};
 use self::scrape::Scraper;
@@ -31,6 +37,8 @@ pub(crate) enum Mode {
     EndToEnd,
     /// Publish at a steady rate and time each message until what its consumer emits is here: topic bench.echo
     Latency,
+    /// Publish messages that are due at scattered times and tell how late each was: topic bench.echo
+    Delay,
 }
 
 /// Everything that shapes a run, defaults filled in.
@@ -48,6 +56,14 @@ pub(crate) struct Settings {
     pub(crate) messages: Option<u64>,
     pub(crate) warm_up: Duration,
     pub(crate) rate: f64,
+    /// How many partition keys, where messages have one.
+    pub(crate) keys: Option<u64>,
+    /// Whether messages have a priority.
+    pub(crate) priority: bool,
+    /// Whether everything is published before anything is consumed.
+    pub(crate) backlog: bool,
+    pub(crate) delay_after: Duration,
+    pub(crate) delay_spread: Duration,
     pub(crate) json: bool,
 }
 
@@ -63,8 +79,9 @@ pub(crate) async fn run(remote: &RemoteArgs, settings: &Settings) -> anyhow::Res
     }
     let target = Target::resolve(remote).await?;
     let report = match settings.mode {
-        Mode::Accept | Mode::EndToEnd => throughput(&target, settings).await?,
+        Mode::Accept | Mode::EndToEnd => throughput::run(&target, settings).await?,
         Mode::Latency => latency(&target, settings).await?,
+        Mode::Delay => delay(&target, settings).await?,
     };
     if settings.json {
         output::json(&report)?;
@@ -80,61 +97,17 @@ fn shape(settings: &Settings, topic: &str, connections: usize, batch: usize) -> 
         connections: settings.connections.unwrap_or(connections),
         batch: settings.batch.unwrap_or(batch),
         size_bytes: settings.size_bytes,
+        features: Features { keys: settings.keys, priority: settings.priority, due_ms: None },
         run: Run::new(),
     }
 }
 
-async fn throughput(target: &Target, settings: &Settings) -> anyhow::Result<Report> {
-    let end_to_end = settings.mode == Mode::EndToEnd;
-    let shape = shape(settings, if end_to_end { "bench.sink" } else { "bench.null" }, 8, 100);
-    let queue = settings.queue.clone().unwrap_or_else(|| "bench-sink".to_owned());
-    let window = settings.window.map(|messages| Window { messages, queue: queue.clone() });
-    let mut scraper = Scraper::open(target).await?;
-    let mut pool = Pool::open(target, shape.connections).await?;
-    if end_to_end {
-        say(settings, &format!("Waiting for queue {queue} to be empty."));
-        scraper.drained(&queue).await?;
-    }
-    if !settings.warm_up.is_zero() {
-        say(settings, &format!("Warming up for {}.", output::duration(settings.warm_up)));
-        load::publish(&mut pool, target, &shape, Until::Elapsed(settings.warm_up), window.clone()).await?;
-        if end_to_end {
-            scraper.drained(&queue).await?;
-        }
-    }
-    let until = settings.messages.map_or(Until::Elapsed(settings.duration), Until::Messages);
-    say(settings, "Measuring.");
-    let (before, cpu_before) = (scraper.counters().await?, cpu_time());
-    let sent = load::publish(&mut pool, target, &shape, until, window).await?;
-    let drained = if end_to_end { Some(scraper.drained(&queue).await?) } else { None };
-    let ended = drained.unwrap_or(sent.ended);
-    let cpu = cpu_time().saturating_sub(cpu_before);
-    let counted = scraper.counters().await?.since(before);
-    let publish_seconds = (sent.ended - sent.started).as_secs_f64();
-    let drained_seconds = drained.map(|drained| drained.max(sent.ended).duration_since(sent.started).as_secs_f64());
-    let mut report = Report {
-        mode: if end_to_end { "end-to-end" } else { "accept" },
-        topic: shape.topic,
-        connections: shape.connections,
-        batch: shape.batch,
-        size_bytes: shape.size_bytes,
-        rate: None,
-        window: settings.window,
-        messages: sent.messages,
-        requests: sent.requests,
-        publish_seconds,
-        accepted_per_second: sent.messages as f64 / publish_seconds,
-        drained_seconds,
-        end_to_end_per_second: drained_seconds.map(|seconds| sent.messages as f64 / seconds),
-        publish_us: Points::of(&sent.call_us),
-        round_us: None,
-        commits_per_second: 0.0,
-        mean_batch_messages: 0.0,
-        settled: 0.0,
-        generator_cpu_seconds: cpu.as_secs_f64(),
-    };
-    report.count(counted, ended.duration_since(sent.started));
-    Ok(report)
+fn until(settings: &Settings) -> Until {
+    settings.messages.map_or(Until::Elapsed(settings.duration), Until::Messages)
+}
+
+fn drain_queue(settings: &Settings) -> String {
+    settings.drain_queue.clone().unwrap_or_else(|| "bench-done".to_owned())
 }
 
 async fn latency(target: &Target, settings: &Settings) -> anyhow::Result<Report> {
@@ -148,7 +121,7 @@ async fn latency(target: &Target, settings: &Settings) -> anyhow::Result<Report>
         duration: settings
             .messages
             .map_or(settings.duration, |count| Duration::from_secs_f64(count as f64 / settings.rate)),
-        drain_queue: settings.drain_queue.clone().unwrap_or_else(|| "bench-done".to_owned()),
+        drain_queue: drain_queue(settings),
     };
     let mut scraper = Scraper::open(target).await?;
     let pool = Pool::open(target, shape.connections).await?;
@@ -160,25 +133,47 @@ async fn latency(target: &Target, settings: &Settings) -> anyhow::Result<Report>
     let cpu = cpu_time().saturating_sub(cpu_before);
     let counted = scraper.counters().await?.since(before);
     let mut report = Report {
-        mode: "latency",
-        topic: shape.topic,
-        connections: shape.connections,
-        batch: 1,
-        size_bytes: shape.size_bytes,
         rate: Some(pace.per_second),
-        window: None,
         messages: paced.received,
         requests: paced.sent,
         publish_seconds: elapsed.as_secs_f64(),
         accepted_per_second: paced.sent as f64 / whole.as_secs_f64(),
-        drained_seconds: None,
-        end_to_end_per_second: None,
         publish_us: Points::of(&paced.call_us),
         round_us: Some(Points::of(&paced.round_us)),
-        commits_per_second: 0.0,
-        mean_batch_messages: 0.0,
-        settled: 0.0,
         generator_cpu_seconds: cpu.as_secs_f64(),
+        ..Report::of("latency", &shape)
+    };
+    report.count(counted, elapsed);
+    Ok(report)
+}
+
+async fn delay(target: &Target, settings: &Settings) -> anyhow::Result<Report> {
+    let shape = shape(settings, "bench.echo", 8, 100);
+    let spread =
+        Spread { after: settings.delay_after, within: settings.delay_spread, drain_queue: drain_queue(settings) };
+    let mut scraper = Scraper::open(target).await?;
+    let pool = Pool::open(target, shape.connections).await?;
+    let (after, within) = (output::duration(spread.after), output::duration(spread.within));
+    say(settings, &format!("Publishing messages that are due within {within}, from {after} after the start."));
+    let bar = output::bar(settings.messages.unwrap_or_default(), "Delivered", settings.json);
+    let (before, cpu_before, started) = (scraper.counters().await?, cpu_time(), Instant::now());
+    let delayed = delayed::run(target, pool, shape.clone(), until(settings), &spread, bar).await?;
+    let elapsed = started.elapsed();
+    let cpu = cpu_time().saturating_sub(cpu_before);
+    let counted = scraper.counters().await?.since(before);
+    let publish_seconds = (delayed.sent.ended - delayed.sent.started).as_secs_f64();
+    let mut report = Report {
+        messages: delayed.received,
+        requests: delayed.sent.requests,
+        publish_seconds,
+        accepted_per_second: delayed.sent.messages as f64 / publish_seconds,
+        due_per_second: Some(delayed.received as f64 / spread.within.as_secs_f64().max(1e-3)),
+        is_apart: Some(delayed.is_apart),
+        publish_us: Points::of(&delayed.sent.call_us),
+        late_us: Some(Points::of(&delayed.late_us)),
+        early: Some(delayed.early),
+        generator_cpu_seconds: cpu.as_secs_f64(),
+        ..Report::of("delay", &shape)
     };
     report.count(counted, elapsed);
     Ok(report)

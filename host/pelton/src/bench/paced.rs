@@ -10,26 +10,18 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use bytes::Bytes;
 use hdrhistogram::Histogram;
-use hyper::{Method, Request};
-use serde::Deserialize;
+use hyper::Request;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use super::body::{Run, Template, times};
+use super::back::Back;
+use super::body::Template;
 use super::load::{Pool, Shape, histogram};
 use super::wire::{Connection, Target};
-use crate::client::segment;
 
-/// Connections that wait for messages to come back.
-const RECEIVERS: usize = 2;
-/// Messages taken by one lease.
-const LEASE_MAX: usize = 100;
 /// Waiting for a connection; a broker that falls further behind than this has lost the race.
 const WAITING_MAX: usize = 1_000_000;
-/// Nothing coming back for so long means that nothing will.
-const STALLED: Duration = Duration::from_secs(15);
 
 /// What is measured.
 #[derive(Debug, Clone)]
@@ -53,12 +45,10 @@ pub(super) struct Paced {
 struct Shared {
     started: Instant,
     recorded_from_us: u64,
-    run: Run,
     waiting: RefCell<VecDeque<u64>>,
     work: Notify,
     all_scheduled: Cell<bool>,
     sent: Cell<u64>,
-    received: Cell<u64>,
     call_us: RefCell<Histogram<u64>>,
     round_us: RefCell<Histogram<u64>>,
 }
@@ -77,32 +67,21 @@ impl Shared {
 
 /// Publishes at the pace and waits for everything to come back.
 pub(super) async fn run(target: &Target, pool: Pool, shape: &Shape, pace: &Pace) -> anyhow::Result<Paced> {
-    let settler = Connection::open(target).await?;
-    let mut drains = Vec::new();
-    for _ in 0..RECEIVERS {
-        drains.push(Connection::open(target).await?);
-    }
     let shared = Rc::new(Shared {
         started: Instant::now(),
         recorded_from_us: u64::try_from(pace.warm_up.as_micros()).unwrap_or(u64::MAX),
-        run: shape.run,
         waiting: RefCell::new(VecDeque::new()),
         work: Notify::new(),
         all_scheduled: Cell::new(false),
         sent: Cell::new(0),
-        received: Cell::new(0),
         call_us: RefCell::new(histogram()),
         round_us: RefCell::new(histogram()),
     });
-    let (tokens, acks) = mpsc::channel(WAITING_MAX);
-    let lease_head = head(target, &pace.drain_queue, "lease")?;
-    let mut receivers: Vec<_> = drains
-        .into_iter()
-        .map(|drain| tokio::task::spawn_local(receive(drain, lease_head.clone(), shared.clone(), tokens.clone())))
-        .collect();
-    drop(tokens);
-    let settle_head = head(target, &pace.drain_queue, "settle")?;
-    let settling = tokio::task::spawn_local(settle(settler, settle_head, acks));
+    let back = {
+        let shared = shared.clone();
+        let on_time = move |meant_us| shared.record(&shared.round_us, meant_us);
+        Back::start(target, &pace.drain_queue, shape.run, on_time).await?
+    };
     let ticks = schedule(shared.started, pace)?;
     let publish_head = Rc::new(shape.head(target)?);
     let template = Rc::new(shape.template());
@@ -117,12 +96,9 @@ pub(super) async fn run(target: &Target, pool: Pool, shape: &Shape, pace: &Pace)
     for publisher in publishers {
         publisher.await??;
     }
-    all_back(&shared, &mut receivers).await?;
-    receivers.iter().for_each(JoinHandle::abort);
-    drop(receivers);
-    settling.await??;
+    let received = back.all(shared.sent.get(), Instant::now()).await?;
     let (call_us, round_us) = (shared.call_us.borrow().clone(), shared.round_us.borrow().clone());
-    Ok(Paced { sent: shared.sent.get(), received: shared.received.get(), call_us, round_us })
+    Ok(Paced { sent: shared.sent.get(), received, call_us, round_us })
 }
 
 /// The moments, in microseconds after the start, at which messages are meant to leave, each handed over when it comes.
@@ -187,77 +163,4 @@ async fn publish(
         shared.record(&shared.call_us, meant_us);
         shared.sent.set(shared.sent.get() + 1);
     }
-}
-
-/// The part of a lease answer that is needed; the messages' bodies are searched as bytes.
-#[derive(Debug, Deserialize)]
-struct LeaseAnswer {
-    messages: Vec<LeasedToken>,
-}
-
-#[derive(Debug, Deserialize)]
-struct LeasedToken {
-    token: String,
-}
-
-fn head(target: &Target, queue: &str, call: &str) -> anyhow::Result<Request<()>> {
-    target.request(Method::POST, &format!("/v1/queues/{}/{call}", segment(queue)), "application/json")
-}
-
-async fn receive(
-    mut connection: Connection,
-    head: Request<()>,
-    shared: Rc<Shared>,
-    tokens: mpsc::Sender<String>,
-) -> anyhow::Result<()> {
-    let want = Bytes::from(serde_json::to_vec(&serde_json::json!({"max": LEASE_MAX, "wait": "10s", "ttl": "60s"}))?);
-    loop {
-        let body = connection.call(&head, want.clone()).await?.success()?;
-        for meant_us in times(shared.run, &body) {
-            shared.record(&shared.round_us, meant_us);
-            shared.received.set(shared.received.get() + 1);
-        }
-        let answer: LeaseAnswer = serde_json::from_slice(&body)?;
-        for leased in answer.messages {
-            tokens.send(leased.token).await?;
-        }
-    }
-}
-
-/// Acknowledges what was received, everything that waits in one call.
-async fn settle(
-    mut connection: Connection,
-    head: Request<()>,
-    mut tokens: mpsc::Receiver<String>,
-) -> anyhow::Result<()> {
-    let mut batch = Vec::new();
-    while tokens.recv_many(&mut batch, 1000).await > 0 {
-        let settlements: Vec<_> =
-            batch.drain(..).map(|token| serde_json::json!({"token": token, "outcome": "ack"})).collect();
-        let body = serde_json::to_vec(&serde_json::json!({ "settlements": settlements }))?;
-        connection.call(&head, body.into()).await?.success()?;
-    }
-    Ok(())
-}
-
-/// Waits until everything sent came back.
-async fn all_back(shared: &Shared, receivers: &mut [JoinHandle<anyhow::Result<()>>]) -> anyhow::Result<()> {
-    let (mut last, mut moved) = (shared.received.get(), Instant::now());
-    while shared.received.get() < shared.sent.get() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        // A receiver only ends by an error.
-        if let Some(ended) = receivers.iter_mut().find(|receiver| receiver.is_finished()) {
-            return ended.await?;
-        }
-        if shared.received.get() != last {
-            (last, moved) = (shared.received.get(), Instant::now());
-        } else if moved.elapsed() > STALLED {
-            let missing = shared.sent.get() - shared.received.get();
-            bail!(
-                "{missing} of {} messages did not come back; does a consumer emit them on to the drain queue (`pelton consumers`)?",
-                shared.sent.get()
-            );
-        }
-    }
-    Ok(())
 }

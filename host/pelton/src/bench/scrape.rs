@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use hyper::{Method, Request};
 
+use super::tenths::Sample;
 use super::wire::{Connection, Target};
 use crate::client::segment;
 
@@ -83,12 +84,22 @@ impl Scraper {
         sum.with_context(|| format!("the broker's counts of queue '{queue}' are not what was expected"))
     }
 
-    /// Waits until `queue` is empty and returns when that was seen first.
-    pub(super) async fn drained(&mut self, queue: &str) -> anyhow::Result<Instant> {
+    /// Pauses or resumes `queue`.
+    pub(super) async fn set_paused(&mut self, queue: &str, paused: bool) -> anyhow::Result<()> {
+        let call = if paused { "pause" } else { "resume" };
+        let path = format!("/v1/queues/{}/{call}", segment(queue));
+        let request = self.target.request(Method::POST, &path, "application/json")?;
+        self.connection.call(&request, Bytes::new()).await?.success()?;
+        Ok(())
+    }
+
+    /// Waits until `queue` is empty and returns when that was seen first; `on_sample` gets what was left at each look.
+    pub(super) async fn drained(&mut self, queue: &str, mut on_sample: impl FnMut(Sample)) -> anyhow::Result<Instant> {
         let (mut last, mut moved) = (u64::MAX, Instant::now());
         let mut empty_since = None;
         loop {
             let depth = self.depth(queue).await?;
+            on_sample(Sample { at: Instant::now(), left: depth });
             match (depth, empty_since) {
                 // The counts may lag behind for a moment: twice empty is empty.
                 (0, Some(since)) => return Ok(since),

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use pelton_core::plan::Plan;
 use pelton_core::runtime::ComponentSpec;
+use pelton_engine_redb::GUARANTEES;
 use serde::Serialize;
 
 use crate::build;
 use crate::config::{self, ConfigArgs};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::{node, output};
 
 /// Check broker.toml, its secrets and its components without running anything
@@ -88,6 +89,10 @@ async fn check(file: &Path, findings: &mut Findings, quiet: bool) -> Result<(), 
     findings.warnings.clone_from(&plan.warnings);
     if !quiet {
         config::show_warnings(&plan);
+    }
+    let unmet = plan.unmet(&GUARANTEES);
+    if !unmet.is_empty() {
+        return Err(Failure::several(Exit::Config, &unmet));
     }
     config::token(file, &plan)?;
     components(file, &plan, findings).await

@@ -11,6 +11,7 @@ use crate::logging::{self, LogForm};
 use crate::narrate::{Form, Narrator};
 use crate::node::{Executors, NodeArgs, Setup};
 use crate::output::Paint;
+use crate::reload::ByItself;
 use crate::signals::{Asked, Signals};
 
 /// Build and run what broker.toml describes, show every delivery, and take over changes
@@ -45,7 +46,8 @@ pub(crate) fn execute(args: Args) -> anyhow::Result<()> {
         let form = if args.json { Form::Json } else { Form::Text(Paint::stdout()) };
         let narrator = Arc::new(Narrator::start(form)?);
         let observer = Some(narrator.clone() as Arc<dyn Observer>);
-        let setup = Setup { config_file, args: args.node, handles, observer, development: true };
+        let reload = Arc::new(ByItself);
+        let setup = Setup { config_file, args: args.node, handles, observer, reload, development: true };
         let options = Options { sample: !args.no_sample, once: args.once };
         let mut dev = Dev::new(setup, options);
         let ended: Result<(), Failure> = tokio::select! {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::client::{Client, RemoteArgs, segment};
 use crate::output::{self, Paint, grouped, table};
 
-/// Show the queues: ready, leased, scheduled, dead, age of the oldest
+/// Show the queues: ready, leased, scheduled, dead, age of the oldest, and whether one is paused or full
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only this queue
@@ -25,6 +25,8 @@ pub(crate) struct Args {
 pub(crate) struct Queue {
     pub(crate) name: String,
     pub(crate) declared: bool,
+    paused: bool,
+    full: bool,
     pub(crate) ready: u64,
     pub(crate) leased: u64,
     pub(crate) scheduled: u64,
@@ -34,6 +36,13 @@ pub(crate) struct Queue {
     /// Whatever else the broker tells, for --json.
     #[serde(flatten)]
     rest: serde_json::Map<String, Value>,
+}
+
+impl Queue {
+    /// All messages in it.
+    pub(crate) fn messages(&self) -> u64 {
+        self.ready + self.leased + self.scheduled
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,8 +72,10 @@ fn text(queues: &[Queue], paint: Paint) -> Vec<String> {
         let age = queue.oldest_age_ms.map_or("-".to_owned(), |ms| output::duration(Duration::from_millis(ms)));
         // The dead of a queue that holds dead letters are what lies in it.
         let dead = if queue.dead_letter.is_some() { grouped(queue.dead) } else { "-".to_owned() };
-        let note = if queue.declared { String::new() } else { "not in broker.toml".to_owned() };
-        vec![queue.name.clone(), grouped(queue.ready), grouped(queue.leased), grouped(queue.scheduled), dead, age, note]
+        let notes = [(queue.paused, "paused"), (queue.full, "full"), (!queue.declared, "not in broker.toml")];
+        let notes: Vec<&str> = notes.iter().filter(|(applies, _)| *applies).map(|(_, note)| *note).collect();
+        let Queue { name, ready, leased, scheduled, .. } = queue;
+        vec![name.clone(), grouped(*ready), grouped(*leased), grouped(*scheduled), dead, age, notes.join(", ")]
     };
     let header = ["QUEUE", "READY", "LEASED", "SCHEDULED", "DEAD", "OLDEST", ""];
     table(&header, &[0, 6], &queues.iter().map(row).collect::<Vec<_>>(), paint)
@@ -78,14 +89,14 @@ mod tests {
     fn the_table() {
         let queues: Queues = serde_json::from_str(
             r#"{"queues": [
-                {"name": "reviews", "declared": true, "ready": 1200, "leased": 4, "scheduled": 1, "dead": 2, "bytes": 9, "oldest_age_ms": 250, "dead_letter": "reviews.dead"},
-                {"name": "reviews.dead", "declared": false, "ready": 2, "leased": 0, "scheduled": 0, "dead": 0, "bytes": 9, "oldest_age_ms": null, "dead_letter": null}
+                {"name": "reviews", "declared": true, "paused": true, "full": true, "ready": 1200, "leased": 4, "scheduled": 1, "dead": 2, "bytes": 9, "oldest_age_ms": 250, "dead_letter": "reviews.dead"},
+                {"name": "reviews.dead", "declared": false, "paused": false, "full": false, "ready": 2, "leased": 0, "scheduled": 0, "dead": 0, "bytes": 9, "oldest_age_ms": null, "dead_letter": null}
             ]}"#,
         )
         .expect("as the API writes it");
         let expected = "\
 QUEUE         READY  LEASED  SCHEDULED  DEAD  OLDEST
-reviews       1,200       4          1     2  250 ms
+reviews       1,200       4          1     2  250 ms  paused, full
 reviews.dead      2       0          0     -       -  not in broker.toml";
         assert_eq!(text(&queues.queues, Paint::plain()).join("\n"), expected);
     }

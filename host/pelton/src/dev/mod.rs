@@ -15,12 +15,12 @@ use pelton_core::plan::{ConsumerCode, Plan};
 use pelton_core::runtime::LoadError;
 
 use crate::build::{self, Built, Problem, Toolchain};
-use crate::commands::serve::needs_restart;
 use crate::config;
 use crate::exit::Failure;
 use crate::files::ignore_in_git;
 use crate::node::{Node, Setup, StartError, load_failure};
 use crate::output::{self, note};
+use crate::reload::needs_restart;
 use crate::sample;
 use crate::watch::{Changes, Coverage, Watch};
 

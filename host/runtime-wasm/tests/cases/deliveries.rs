@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pelton_core::clock::{Clock as _, SystemClock};
+use pelton_core::engine::DELAY_MAX;
 use pelton_core::name::Topic;
 use pelton_core::runtime::{Delivery, EmitGate, FaultKind, Handler, Invoked, Limits, Outcome, Runtime};
 use pelton_runtime_wasm::{RuntimeOptions, WasmRuntime};
@@ -234,7 +236,20 @@ async fn refused_emits_are_answered_and_harmless() {
     assert_eq!(unroutable.outcome, Outcome::Done);
     assert_eq!(unroutable.log, "WARN invalid: unroutable: no route matches topic 'invoices.sent'");
     assert!(unroutable.emits.is_empty());
-    assert!(invoke("emit-at").await.log.contains("not available in this version"));
+}
+
+#[tokio::test]
+async fn an_emit_may_be_for_later() {
+    let later = SystemClock::new().wall().plus(Duration::from_secs(3600));
+    let invoked = invoke(&format!("emit-at:{}", later.0)).await;
+    assert_eq!((&invoked.outcome, invoked.emits[0].due), (&Outcome::Done, Some(later)));
+    assert_eq!(invoked.log, format!("INFO id: {}", invoked.emits[0].id));
+    assert_eq!(invoke("emit:1").await.emits[0].due, None);
+    let too_far = SystemClock::new().wall().plus(DELAY_MAX + Duration::from_secs(3600));
+    let refused = invoke(&format!("emit-at:{}", too_far.0)).await;
+    assert_eq!(refused.outcome, Outcome::Done, "unlike the other limits");
+    assert!(refused.emits.is_empty());
+    assert_eq!(refused.log, r#"WARN refused: Refused::Limit("an emit may be put off by 366 days at most")"#);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::{ONE, Rig, message};
-use crate::broker::{Publish, PublishError, Published, RefusalCode};
+use crate::broker::{Publish, PublishError, PublishOptions, Published, RefusalCode};
 use crate::engine::DeadCode;
 use crate::name::Topic;
 use crate::runtime::Delivery;
@@ -19,7 +19,7 @@ async fn what_is_published_is_handled_and_gone() {
     });
     let rig = Rig::start(ONE, runtime).await;
     let published = rig.publish("work.new", &["1"]).await;
-    assert_eq!(published, [Published { id: "1".into(), targets: 1 }]);
+    assert_eq!(published, [Published { id: "1".into(), targets: 1, duplicate: false, scheduled: None }]);
     rig.until_invoked(1).await;
     rig.until("work", (0, 0, 0)).await;
     let delivered = std::mem::take(&mut *delivered.lock().expect("nobody panicked"));
@@ -76,7 +76,7 @@ async fn a_request_is_refused_whole() {
         publish("work.new", "3", &[b'x'; 1025]),
         publish("work.new", "4", b"{}"),
     ];
-    let Err(PublishError::Refused(refusals)) = rig.broker.publish(batch).await else { panic!("it is not refused") };
+    let Err(PublishError::Refused(refusals)) = rig.broker.publish(batch, PublishOptions::default()).await else { panic!("it is not refused") };
     let refusals: Vec<_> = refusals.iter().map(|refusal| (refusal.index, refusal.code)).collect();
     assert_eq!(refusals, [(1, RefusalCode::Unroutable), (2, RefusalCode::TooLarge)], "every one of them");
     rig.publish("work.new", &["5"]).await;
@@ -91,7 +91,7 @@ async fn what_every_route_filters_out_is_accepted_for_nobody() {
     let topic = Topic::new("work.new").expect("a topic");
     let sized = |id, data| Publish { topic: topic.clone(), message: message(id, data) };
     let batch = vec![sized("1", br#"{"size": 1}"#), sized("2", br#"{"size": 2}"#)];
-    let published = rig.broker.publish(batch).await.expect("both match the route's pattern");
+    let published = rig.broker.publish(batch, PublishOptions::default()).await.expect("both match the route's pattern");
     let targets: Vec<_> = published.iter().map(|published| published.targets).collect();
     assert_eq!(targets, [0, 1]);
     let calls = rig.until_invoked(1).await;
@@ -104,7 +104,7 @@ async fn a_failed_transform_is_a_dead_letter_not_a_loss() {
     let rig = Rig::start(&config, FakeRuntime::new().handler("worker", |_| done())).await;
     let topic = Topic::new("work.new").expect("a topic");
     let publish = Publish { topic, message: message("1", br#"{"size": 4, "parts": 0}"#) };
-    let published = rig.broker.publish(vec![publish]).await.expect("it is accepted");
+    let published = rig.broker.publish(vec![publish], PublishOptions::default()).await.expect("it is accepted");
     assert_eq!(published[0].targets, 1, "its dead letters");
     let dead = rig.browse("work.dead").await.remove(0);
     assert_eq!(dead.message.data(), br#"{"size": 4, "parts": 0}"#, "the message as it came");

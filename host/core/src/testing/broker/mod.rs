@@ -4,14 +4,26 @@
 //! Time is the test clock's, but for the pauses that the dispatch loop takes by tokio's timer, which are short.
 
 mod accounts;
+mod alone;
+mod bounds;
+mod breaker;
+mod cancel;
+mod dedup;
 mod deliver;
 mod emits;
+mod hands;
+mod keyed;
 mod operate;
+mod options;
 mod outage;
+mod paused;
+mod pausing;
 mod permits;
 mod reload;
 mod retries;
+mod schedules;
 mod stop;
+mod throttle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,10 +32,13 @@ use std::time::Duration;
 
 use super::conformance::eventually;
 use super::{FakeRuntime, Invocation, MemoryEngine, TestClock};
-use crate::broker::{Broker, DeployError, Deployment, Parts, Publish, PublishError, Published};
+use crate::broker::{
+    Broker, DeployError, Deployment, LeaseWant, Parts, Publish, PublishError, PublishOptions, Published, Refusal,
+};
+use crate::clock::WallMs;
 use crate::config;
 use crate::dispatch::{DeliveryReport, Next, Observer};
-use crate::engine::Stored;
+use crate::engine::{Leased, Stored};
 use crate::message::{Attributes, Message};
 use crate::metrics::Metrics;
 use crate::name::{ConsumerName, Topic};
@@ -80,15 +95,35 @@ impl Rig {
 
     /// The same on a store that there is already.
     async fn start_on(engine: MemoryEngine, clock: TestClock, config: &str, runtime: FakeRuntime) -> Self {
+        Self::start_with(engine, clock, config, runtime, |_| {}).await
+    }
+
+    /// The same on an empty store, with other parts.
+    async fn start_by(config: &str, runtime: FakeRuntime, change: impl FnOnce(&mut Parts)) -> Self {
+        let clock = TestClock::new();
+        Self::start_with(MemoryEngine::on_test_clock(&clock), clock, config, runtime, change).await
+    }
+
+    async fn start_with(
+        engine: MemoryEngine,
+        clock: TestClock,
+        config: &str,
+        runtime: FakeRuntime,
+        change: impl FnOnce(&mut Parts),
+    ) -> Self {
         let seen = Arc::new(Seen::default());
-        let parts = Parts {
+        let mut parts = Parts {
             engine: Arc::new(engine.clone()),
             runtime: Arc::new(runtime.clone()),
             clock: Arc::new(clock.clone()),
             metrics: Metrics::new(),
             guests: tokio::runtime::Handle::current(),
             observer: Some(seen.clone()),
+            in_flight: None,
+            reload: None,
+            backup: None,
         };
+        change(&mut parts);
         let broker =
             Broker::start(parts, deployment(config)).await.expect("the configuration and its handlers are right");
         Self { broker, engine, runtime, clock, seen }
@@ -106,7 +141,36 @@ impl Rig {
     async fn try_publish(&self, topic: &str, ids: &[&str]) -> Result<Vec<Published>, PublishError> {
         let topic = Topic::new(topic).expect("tests publish to valid topics");
         let publish = |id: &&str| Publish { topic: topic.clone(), message: message(id, b"{}") };
-        self.broker.publish(ids.iter().map(publish).collect()).await
+        self.broker.publish(ids.iter().map(publish).collect(), PublishOptions::default()).await
+    }
+
+    /// Publishes so many messages in one request; their ids are numbers from 0.
+    async fn publish_numbered(&self, topic: &str, count: usize) {
+        let ids: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+        self.publish(topic, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+
+    /// Publishes these to `topic` as one request.
+    async fn publish_all(
+        &self,
+        topic: &str,
+        messages: Vec<Message>,
+        options: PublishOptions,
+    ) -> Result<Vec<Published>, PublishError> {
+        let topic = Topic::new(topic).expect("tests publish to valid topics");
+        let publish = |message| Publish { topic: topic.clone(), message };
+        self.broker.publish(messages.into_iter().map(publish).collect(), options).await
+    }
+
+    /// The wall time in `duration` from now.
+    fn in_time(&self, duration: Duration) -> WallMs {
+        self.clock.now().wall.plus(duration)
+    }
+
+    /// Leases up to `max` of what `queue` has, for 30 s.
+    async fn lease(&self, queue: &str, max: usize) -> Vec<Leased> {
+        let want = LeaseWant { max, wait: Duration::ZERO, ttl: Duration::from_secs(30) };
+        self.broker.lease(queue, want).await.expect("tests lease from queues that exist")
     }
 
     /// Waits until `queue` has these: ready, leased, scheduled.
@@ -165,8 +229,30 @@ fn deployment(config: &str) -> Deployment {
 }
 
 fn message(id: &str, data: &[u8]) -> Message {
-    let attributes = Attributes { id, source: "/tests", kind: "made", ..Attributes::default() };
+    extended(id, &[], data)
+}
+
+/// A message with these extension attributes.
+fn extended(id: &str, extensions: &[(&str, &str)], data: &[u8]) -> Message {
+    let attributes = Attributes { id, source: "/tests", kind: "made", extensions, ..Attributes::default() };
     Message::new(&attributes, data).expect("the attributes are valid")
+}
+
+fn leased_ids(leased: &[Leased]) -> Vec<&str> {
+    leased.iter().map(|leased| leased.message.id()).collect()
+}
+
+/// One queue, `work`, with these lines in its table, and a route to it. Nobody consumes it.
+fn queue(settings: &str) -> String {
+    format!("[queues.work]\nmax-attempts = 3\n{settings}\n[[routes]]\nfrom = \"work.#\"\nto = [\"queue:work\"]\n")
+}
+
+/// What a refused request was refused for.
+fn refusals(result: Result<Vec<Published>, PublishError>) -> Vec<Refusal> {
+    match result {
+        Err(PublishError::Refused(refusals)) => refusals,
+        other => panic!("it is not refused: {other:?}"),
+    }
 }
 
 /// A gate that handlers wait at: for a test to say when they may go on.

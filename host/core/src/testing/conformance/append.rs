@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cases;
-use super::harness::{Harness, entry, ids, message_with, stored_ids, topic};
+use super::harness::{Harness, entry, ids, message_with, rejected, stored_ids, topic};
 use crate::clock::Clock as _;
-use crate::engine::{Append, QueueId, RequestError};
+use crate::engine::{Append, NewEntry, Position, QueueId, RequestError};
 
 cases! {
     what_comes_out_is_what_went_in;
@@ -14,6 +14,8 @@ cases! {
     an_append_may_be_empty;
     messages_are_leased_in_order_of_acceptance;
     positions_stand_in_the_order_of_entries_and_grow;
+    positions_of_one_message_are_consecutive;
+    positions_of_dead_letters_are_those_where_they_lie;
     one_append_reaches_several_queues;
     an_unknown_queue_is_named;
     an_append_with_an_unknown_queue_stores_nothing: Atomic;
@@ -39,7 +41,7 @@ async fn bodies_of_any_size_come_out_whole(h: Harness) {
     let sizes = [0, 1, 1023, 1024, 1025, 65_535, 65_536, 1 << 20, 5 << 20];
     let body = |size: usize| (0..size).map(|at| u8::try_from(at * 31 % 251).unwrap_or(0)).collect::<Vec<u8>>();
     let message = |size: usize| message_with(&size.to_string(), &body(size));
-    let entries = sizes.map(|size| crate::engine::NewEntry { message: message(size), ..entry(q.a, "x") }).to_vec();
+    let entries = sizes.map(|size| NewEntry { message: message(size), ..entry(q.a, "x") }).to_vec();
     h.engine.append(entries.into()).await.expect("`append` works");
     for (size, leased) in sizes.iter().zip(h.take(q.a, sizes.len()).await) {
         assert!(leased.message == message(*size), "the message with a body of {size} bytes came out changed");
@@ -71,6 +73,22 @@ async fn positions_stand_in_the_order_of_entries_and_grow(h: Harness) {
     assert!(positions.is_sorted_by(|one, next| one < next), "{positions:?}");
     let stored: Vec<_> = h.browse(q.a).await.iter().map(|stored| stored.position).collect();
     assert_eq!(stored, [positions[0], positions[1], positions[2], positions[4]]);
+}
+
+async fn positions_of_one_message_are_consecutive(h: Harness) {
+    let q = h.standard().await;
+    let dead = NewEntry { dead: Some(rejected()), ..entry(q.b, "1") };
+    let positions = h.store(vec![entry(q.a, "1"), dead, entry(q.b, "1"), entry(q.a_dead, "1")]).await;
+    let expected: Vec<_> = (0..4).map(|offset| Position(positions[0].0 + offset)).collect();
+    assert_eq!(positions, expected);
+}
+
+async fn positions_of_dead_letters_are_those_where_they_lie(h: Harness) {
+    let q = h.standard().await;
+    let dead = |queue| NewEntry { dead: Some(rejected()), ..entry(queue, "1") };
+    let positions = h.store(vec![dead(q.a), dead(q.a_dead)]).await;
+    let stored: Vec<_> = h.browse(q.a_dead).await.iter().map(|stored| stored.position).collect();
+    assert_eq!(stored, positions, "in the dead letters of `a`, and held in place");
 }
 
 async fn one_append_reaches_several_queues(h: Harness) {

@@ -7,8 +7,10 @@ use futures_util::poll;
 use super::cases;
 use super::harness::{Harness, TTL, done, entry, soon, stored_ids, want};
 use crate::engine::{
-    Browse, Bulk, BulkAction, Definitions, EngineError, Filter, Health, RequestError, Select, SettleError,
+    Browse, Bulk, BulkAction, Definitions, EngineError, Filter, Health, Pausable, Position, RequestError, Select,
+    SettleError,
 };
+use crate::name::ConsumerName;
 
 cases! {
     an_open_store_is_ready;
@@ -45,6 +47,12 @@ async fn a_closed_store_answers_that_it_is_not_available(h: Harness) {
     assert_eq!(h.engine.bulk(job).await, Err(not_done));
     let defined = h.engine.define(Definitions::default()).await;
     assert_eq!(defined.map(|defined| defined.queues), Err(EngineError::Unavailable));
+    assert_eq!(h.engine.lost(Vec::new()).await, Err(EngineError::Unavailable));
+    for what in [Pausable::Queue(q.a), Pausable::Consumer(ConsumerName::new("c").expect("it is a name"))] {
+        assert_eq!(h.engine.pause(what, true).await, Err(EngineError::Unavailable.into()));
+    }
+    let read = h.engine.read(q.a, Position(1)).await;
+    assert_eq!(read.map(|stored| stored.is_some()), Err(EngineError::Unavailable.into()));
     let unavailable = SettleError::Engine(EngineError::Unavailable);
     assert_eq!(h.done(&leased).await, Err(unavailable.clone()));
     assert_eq!(h.engine.extend(vec![(leased.token, TTL)]).await, [Err(unavailable)]);

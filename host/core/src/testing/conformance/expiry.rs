@@ -14,6 +14,7 @@ cases! {
     a_retry_that_ran_out_is_available_at_once;
     it_stands_in_the_history: History;
     the_last_attempt_to_run_out_makes_it_dead;
+    a_message_that_is_too_old_is_dead;
     a_queue_without_dead_letters_holds_it;
     each_lease_runs_out_by_itself;
     it_settles_nothing_any_more: Fenced;
@@ -105,6 +106,25 @@ async fn the_last_attempt_to_run_out_makes_it_dead(h: Harness) {
         let history: Vec<_> = stored.history.iter().map(|attempt| (attempt.number, attempt.outcome.as_str())).collect();
         assert_eq!(history, [(1, "lease-expired"), (2, "lease-expired"), (3, "lease-expired")]);
     }
+}
+
+async fn a_message_that_is_too_old_is_dead(h: Harness) {
+    // Two leases run out in time, the third does not.
+    let max_age = TTL * 2;
+    let policy = |a: &mut crate::engine::QueueDefinition| {
+        a.retry.max_age = Some(max_age);
+        a.retry.max_attempts = 100;
+    };
+    let q = h.standard_but(policy).await;
+    h.append(q.a, &["1"]).await;
+    for attempt in 1..=3 {
+        assert_eq!(h.take_one(q.a).await.attempt(), attempt);
+        h.advance(TTL);
+        h.settles_at(q.a, (u64::from(attempt < 3), 0, 0)).await;
+    }
+    h.settles_at(q.a_dead, (1, 0, 0)).await;
+    let dead = h.browse(q.a_dead).await.remove(0).dead.expect("it is a dead letter");
+    assert_eq!(dead.reason.code, DeadCode::MaxAge);
 }
 
 async fn a_queue_without_dead_letters_holds_it(h: Harness) {

@@ -20,6 +20,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Most steps of a walk over pages or of a bulk job, far above what any case needs.
 const STEPS_MAX: usize = 1000;
 
+/// Most messages of one append of [`Harness::store`].
+const APPEND_MAX: usize = 1000;
+
 /// How long leases of cases last unless they say otherwise.
 pub(super) const TTL: Duration = Duration::from_secs(30);
 /// The wait after the first failed attempt; it doubles, without jitter, up to a minute.
@@ -83,8 +86,18 @@ impl Harness {
 
     /// Defines `a` and `b` with the dead-letter queues `a.dead` and `b.dead`.
     pub(super) async fn standard(&self) -> Queues {
-        let queues =
-            vec![queue("a", Some("a.dead")), queue("a.dead", None), queue("b", Some("b.dead")), queue("b.dead", None)];
+        self.standard_but(|_| ()).await
+    }
+
+    /// The same with other settings for `a`.
+    pub(super) async fn standard_but(&self, change: impl FnOnce(&mut QueueDefinition)) -> Queues {
+        let mut a = queue("a", Some("a.dead"));
+        change(&mut a);
+        self.define(vec![a, queue("a.dead", None), queue("b", Some("b.dead")), queue("b.dead", None)]).await
+    }
+
+    /// Defines these queues: `a`, `a.dead`, `b` and `b.dead` in any order.
+    pub(super) async fn define(&self, queues: Vec<QueueDefinition>) -> Queues {
         let defined =
             self.engine.define(Definitions { queues, ..Definitions::default() }).await.expect("`define` works").queues;
         let id = |name| *defined.get(&queue_name(name)).unwrap_or_else(|| panic!("`define` gave no id for '{name}'"));
@@ -93,8 +106,17 @@ impl Harness {
 
     /// Appends a message per id, in one append.
     pub(super) async fn append(&self, queue: QueueId, ids: &[&str]) -> Vec<Position> {
-        let entries: Vec<NewEntry> = ids.iter().map(|id| entry(queue, id)).collect();
-        self.engine.append(entries.into()).await.expect("`append` works").positions
+        self.store(ids.iter().map(|id| entry(queue, id)).collect()).await
+    }
+
+    /// Appends these, in as many appends as it takes.
+    pub(super) async fn store(&self, entries: Vec<NewEntry>) -> Vec<Position> {
+        let mut positions = Vec::new();
+        for entries in entries.chunks(APPEND_MAX) {
+            let appended = self.engine.append(entries.to_vec().into()).await.expect("`append` works");
+            positions.extend(appended.positions);
+        }
+        positions
     }
 
     /// One call of `lease`, without waiting.
@@ -138,9 +160,20 @@ impl Harness {
         self.settle(done(leased, Vec::new())).await
     }
 
+    /// Settles all as handled, in one batch.
+    pub(super) async fn all_done(&self, leased: &[Leased]) {
+        let batch = leased.iter().map(|leased| done(leased, Vec::new())).collect();
+        assert!(self.engine.settle(batch).await.iter().all(Result::is_ok), "they are leased");
+    }
+
     /// Settles as failed, to be tried again after [`BACKOFF`].
     pub(super) async fn again(&self, leased: &Leased) {
-        let at = self.clock.wall().plus(BACKOFF);
+        self.again_after(leased, BACKOFF).await;
+    }
+
+    /// The same after another wait, which backoff chose.
+    pub(super) async fn again_after(&self, leased: &Leased, wait: Duration) {
+        let at = self.clock.wall().plus(wait);
         self.settle(failed(leased, Verdict::Again { at, chosen: false })).await.expect("`Again` works");
     }
 

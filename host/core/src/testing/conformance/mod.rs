@@ -16,18 +16,38 @@
 //! ```
 
 mod append;
+mod bounds;
 mod browse;
 mod bulk;
 mod close;
 mod counts;
 mod dead;
+mod dedup;
+mod dedup_window;
 mod define;
+mod delay;
+mod drop_oldest;
 mod expiry;
+mod filter;
 mod harness;
+mod key_delay;
+mod key_order;
+mod key_restart;
+mod key_retry;
 mod lease;
+mod lost;
+mod made;
+mod pause;
+mod priority;
+mod read;
 mod restart;
+mod scheduled;
+mod schedules;
+mod settings;
 mod settle;
+mod ttl;
 mod wait;
+mod wrong_clock;
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -41,7 +61,7 @@ pub use self::harness::{Harness, eventually};
 use crate::engine::Engine;
 use crate::engine::{Fut, Guarantees};
 
-/// Real time that one case may take before it counts as stuck.
+/// Real time that one case may take before it counts as stuck: plenty for thousands of messages on a busy machine.
 const CASE_MAX: Duration = Duration::from_secs(60);
 /// After so many stuck cases the rest is not tried: the engine hangs, and the report should not take an hour.
 const STUCK_MAX: usize = 3;
@@ -57,6 +77,20 @@ enum Need {
     Atomic,
     /// `Guarantees::history`
     History,
+    /// `Guarantees::longest_delay`: there are delays.
+    Delay,
+    /// `Guarantees::expiry`
+    Expiry,
+    /// `Guarantees::priorities`
+    Priorities,
+    /// `Guarantees::key_order`
+    KeyOrder,
+    /// `Guarantees::dedup`
+    Dedup,
+    /// `Guarantees::exact_bounds`
+    Bounds,
+    /// `Guarantees::schedules`
+    Schedules,
     /// The harness can reopen its store.
     Reopen,
 }
@@ -92,6 +126,25 @@ const MODULES: &[&[Case]] = &[
     counts::CASES,
     close::CASES,
     restart::CASES,
+    delay::CASES,
+    ttl::CASES,
+    priority::CASES,
+    key_order::CASES,
+    key_retry::CASES,
+    key_delay::CASES,
+    key_restart::CASES,
+    bounds::CASES,
+    drop_oldest::CASES,
+    dedup::CASES,
+    dedup_window::CASES,
+    schedules::CASES,
+    pause::CASES,
+    lost::CASES,
+    filter::CASES,
+    read::CASES,
+    scheduled::CASES,
+    settings::CASES,
+    wrong_clock::CASES,
 ];
 
 /// What a run of the suite came to when nothing failed.
@@ -159,6 +212,13 @@ fn is_met(need: Need, harness: &Harness) -> bool {
         Need::Fenced => claimed.leases_fenced,
         Need::Atomic => claimed.append_atomic,
         Need::History => claimed.history,
+        Need::Delay => !claimed.longest_delay.is_zero(),
+        Need::Expiry => claimed.expiry,
+        Need::Priorities => claimed.priorities,
+        Need::KeyOrder => claimed.key_order,
+        Need::Dedup => claimed.dedup,
+        Need::Bounds => claimed.exact_bounds,
+        Need::Schedules => claimed.schedules,
         Need::Reopen => harness.reopen.is_some(),
     }
 }

@@ -213,6 +213,8 @@ async fn undeclared_queues_keep_their_messages(h: Harness) {
         .await
         .expect("`define` works");
     assert_eq!(defined.undeclared, [queue_name("a")]);
+    let kept = defined.kept_retries.get(&q.a);
+    assert_eq!(kept, Some(&queue("a", None).retry), "who settles a lease on it goes by the rule that it had");
     assert_eq!(stored_ids(&h.browse(q.a).await), ["1"]);
     let figures = h.figures(q.a).expect("an undeclared queue with messages is listed");
     assert!(!figures.declared && figures.ready == 1, "{figures:?}");

@@ -1,57 +1,68 @@
-//! Looking at the store in memory, and changing many of its messages: browse, bulk, counts.
+//! Looking at the store in memory, and changing many of its messages: browse, read, bulk, counts.
 //!
-//! The order of a look is (due, position), with 0 as the due time of what was never delayed: what is ready in order of
-//! acceptance, then what is scheduled by due time. A cursor is a place in that order; messages that move behind
+//! The order of a look is (due, rank, position), with 0 as the due time of what was never delayed: what is ready in order of
+//! priority and acceptance, then what is scheduled by due time. A cursor is a place in that order; messages that move behind
 //! a bulk job's back, by that job even, are not met twice: a job passes over positions given after it began.
 
-use super::store::{Entry, Queue, Store};
+use super::store::{Entry, Queue, Store, Wait};
 use crate::clock::WallMs;
 use crate::engine::{
-    Browse, Bulk, BulkAction, Counts, Cursor, InvalidCursor, PRIORITY_DEFAULT, Page, Position, Progress, QueueCounts,
-    QueueId, RequestError, Select, Stored,
+    Browse, Bulk, BulkAction, Counts, Cursor, InvalidCursor, Page, Position, Progress, QueueCounts, QueueId,
+    RequestError, Select, Stored,
 };
 use crate::testing::Moment;
 
 /// Most messages of one page or step.
 const STEP_MAX: usize = 1000;
 
-type Place = (WallMs, Position);
+/// Due time, rank among what is ready, position.
+type Spot = (WallMs, u8, Position);
 
-fn place(position: Position, entry: &Entry) -> Place {
-    (entry.due.unwrap_or(WallMs(0)), position)
+fn spot(queue: &Queue, position: Position, entry: &Entry) -> Spot {
+    match entry.wait.due() {
+        None => (WallMs(0), queue.rank(entry), position),
+        Some(due) => (due, 0, position),
+    }
 }
 
 /// Where a look goes on, and the position that ends what it is about.
-struct Bounds {
-    after: Option<Place>,
+struct Extent {
+    after: Option<Spot>,
     below: u64,
 }
 
-impl Bounds {
+impl Extent {
     fn of(after: Option<&Cursor>, next_position: u64) -> Result<Self, InvalidCursor> {
         let parse = |cursor: &Cursor| {
             let mut parts = cursor.0.split('-').map(|part| part.parse::<u64>().ok());
             let mut part = || parts.next().flatten();
-            Some((WallMs(part()?), Position(part()?), part()?))
+            Some(((WallMs(part()?), u8::try_from(part()?).ok()?, Position(part()?)), part()?))
         };
         let Some(cursor) = after else { return Ok(Self { after: None, below: next_position }) };
-        let (due, position, below) = parse(cursor).ok_or_else(|| InvalidCursor::new(cursor))?;
-        Ok(Self { after: Some((due, position)), below })
+        let (spot, below) = parse(cursor).ok_or_else(|| InvalidCursor::new(cursor))?;
+        Ok(Self { after: Some(spot), below })
     }
 
-    fn cursor(&self, (due, position): Place) -> Cursor {
-        Cursor(format!("{}-{}-{}", due.0, position.0, self.below))
+    fn cursor(&self, (due, rank, position): Spot) -> Cursor {
+        Cursor(format!("{}-{rank}-{}-{}", due.0, position.0, self.below))
     }
 }
 
 impl Store {
     pub(super) fn browse(&self, what: &Browse, now: Moment) -> Result<Page, RequestError> {
-        let bounds = Bounds::of(what.after.as_ref(), u64::MAX)?;
-        let (places, more) = self.places(what.queue, &bounds, &Select::All, what.max)?;
-        let next = places.last().filter(|_| more).map(|last| bounds.cursor(*last));
-        let queue = &self.queues[&what.queue];
-        let items = places.iter().map(|(_, position)| self.stored(*position, &queue.entries[position], now)).collect();
+        let extent = Extent::of(what.after.as_ref(), u64::MAX)?;
+        let queue = self.known(what.queue)?;
+        let all = |_: Position, _: &Entry| true;
+        let (spots, more) = spots(queue, &extent, what.max, all);
+        let next = spots.last().filter(|_| more).map(|last| extent.cursor(*last));
+        let items = spots.iter().map(|(.., position)| self.stored(*position, &queue.entries[position], now)).collect();
         Ok(Page { items, next })
+    }
+
+    pub(super) fn read(&self, queue: QueueId, position: Position, now: Moment) -> Result<Option<Stored>, RequestError> {
+        let entry = self.known(queue)?.entries.get(&position);
+        let entry = entry.filter(|entry| matches!(entry.wait, Wait::Nothing | Wait::Held));
+        Ok(entry.map(|entry| self.stored(position, entry, now)))
     }
 
     fn stored(&self, position: Position, entry: &Entry, now: Moment) -> Stored {
@@ -62,24 +73,32 @@ impl Store {
             message: entry.message.clone(),
             attempts: entry.attempts,
             accepted: entry.accepted,
-            due: entry.due.filter(|due| *due > now.wall),
-            expires: None,
-            priority: PRIORITY_DEFAULT,
+            due: entry.wait.due().filter(|due| *due > now.wall),
+            expires: entry.expires,
+            priority: entry.priority,
             leased: self.leases.contains_key(&entry.entry),
             dead: entry.dead.clone(),
             history: entry.history.clone(),
         }
     }
 
-    pub(super) fn bulk(&mut self, job: &Bulk, _now: Moment) -> Result<Progress, RequestError> {
+    pub(super) fn bulk(&mut self, job: &Bulk, now: Moment) -> Result<Progress, RequestError> {
         if let BulkAction::Redrive(Some(to)) = job.action {
             self.known(to)?;
         }
-        let bounds = Bounds::of(job.after.as_ref(), self.next_position)?;
-        let (places, more) = self.places(job.queue, &bounds, &job.select, job.max)?;
+        let extent = Extent::of(job.after.as_ref(), self.next_position)?;
+        let wanted = |position: Position, entry: &Entry| {
+            let selected = match &job.select {
+                Select::All => position.0 < extent.below,
+                Select::Positions(positions) => positions.contains(&position),
+                Select::Scheduled(places) => waits_in(places, position, entry, now),
+            };
+            selected && job.filter.passes(&entry.topic, &entry.message, entry.dead.as_ref())
+        };
+        let (spots, more) = spots(self.known(job.queue)?, &extent, job.max, wanted);
         let mut progress =
-            Progress { next: places.last().filter(|_| more).map(|last| bounds.cursor(*last)), ..Progress::default() };
-        for (_, position) in places {
+            Progress { next: spots.last().filter(|_| more).map(|last| extent.cursor(*last)), ..Progress::default() };
+        for (.., position) in spots {
             if self.change(job.queue, position, &job.action) {
                 progress.changed += 1;
             } else {
@@ -102,45 +121,17 @@ impl Store {
                 let Some(to) = to.or(origin) else { return false };
                 let entry = self.take(queue, position);
                 let place = self.next_place();
-                self.put(to, place, Entry { attempts: 0, due: None, dead: None, ..entry });
+                self.put(to, place, Entry { attempts: 0, wait: Wait::Nothing, alone: false, dead: None, ..entry });
             }
         }
         true
-    }
-
-    /// Up to `max` selected places of `queue` in order, and whether there are more.
-    fn places(
-        &self,
-        queue: QueueId,
-        bounds: &Bounds,
-        select: &Select,
-        max: usize,
-    ) -> Result<(Vec<Place>, bool), RequestError> {
-        let queue = self.queues.get(&queue).ok_or(RequestError::UnknownQueue(queue))?;
-        let selected = |position: Position| match select {
-            Select::All => position.0 < bounds.below,
-            Select::Positions(positions) => positions.contains(&position),
-            Select::Scheduled(_) => false,
-        };
-        let mut places: Vec<Place> = queue
-            .entries
-            .iter()
-            .filter(|(position, _)| selected(**position))
-            .map(|(position, entry)| place(*position, entry))
-            .filter(|place| bounds.after.is_none_or(|after| *place > after))
-            .collect();
-        places.sort_unstable();
-        let max = max.clamp(1, STEP_MAX);
-        let more = places.len() > max;
-        places.truncate(max);
-        Ok((places, more))
     }
 
     pub(super) fn counts(&self, now: Moment) -> Counts {
         let shown = self.queues.iter().filter(|(_, queue)| queue.declared || !queue.entries.is_empty());
         let mut queues: Vec<QueueCounts> = shown.map(|(id, queue)| self.count(*id, queue, now)).collect();
         queues.sort_by(|one, other| one.name.cmp(&other.name));
-        Counts { queues, paused_consumers: Vec::new() }
+        Counts { queues, paused_consumers: self.paused_consumers.iter().cloned().collect() }
     }
 
     fn count(&self, id: QueueId, queue: &Queue, now: Moment) -> QueueCounts {
@@ -149,10 +140,10 @@ impl Store {
             id,
             name,
             declared: queue.declared,
-            paused: false,
+            paused: queue.paused,
             full: false,
-            dropped: 0,
-            expired: 0,
+            dropped: queue.dropped,
+            expired: queue.expired,
             ready: 0,
             leased: 0,
             scheduled: 0,
@@ -160,7 +151,7 @@ impl Store {
             oldest: None,
         };
         for entry in queue.entries.values() {
-            counts.bytes += entry.message.as_bytes().len() as u64;
+            counts.bytes += entry.bytes();
             let state = if self.leases.contains_key(&entry.entry) {
                 &mut counts.leased
             } else if entry.is_due(now) {
@@ -172,6 +163,29 @@ impl Store {
             *state += 1;
             counts.oldest = Some(counts.oldest.map_or(entry.accepted, |oldest| oldest.min(entry.accepted)));
         }
+        let one_more = queue.entries.len() as u64 + 1;
+        counts.full = !queue.definition.bounds.hold(one_more, counts.bytes + 1);
         counts
     }
+}
+
+/// Whether the message waits since it was accepted, and is among these.
+fn waits_in(places: &[(WallMs, Position)], position: Position, entry: &Entry, now: Moment) -> bool {
+    matches!(entry.wait, Wait::Delay(at) if at > now.wall && places.contains(&(at, position)))
+}
+
+/// Up to `max` wanted spots of `queue` in order, and whether there are more.
+fn spots(queue: &Queue, extent: &Extent, max: usize, wanted: impl Fn(Position, &Entry) -> bool) -> (Vec<Spot>, bool) {
+    let mut spots: Vec<Spot> = queue
+        .entries
+        .iter()
+        .filter(|(position, entry)| wanted(**position, entry))
+        .map(|(position, entry)| spot(queue, *position, entry))
+        .filter(|spot| extent.after.is_none_or(|after| *spot > after))
+        .collect();
+    spots.sort_unstable();
+    let max = max.clamp(1, STEP_MAX);
+    let more = spots.len() > max;
+    spots.truncate(max);
+    (spots, more)
 }

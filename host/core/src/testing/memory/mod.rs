@@ -1,10 +1,16 @@
 //! An engine in memory: the contract of [`Engine`] with nothing else in the way.
 //!
-//! One lock around one [`Store`]; every call first lets leases that ran out end, then does its work. Invariants: the lock
-//! is never held across an await; whatever may make a message available wakes everybody who waits for one.
+//! One lock around one [`Store`]; every call first lets the time act (leases run out, messages come due and expire), then does
+//! its work. It is the model that other engines are compared to, so that each rule is written in the plainest way, however
+//! many messages are looked at for it. Invariants: the lock is never held across an await; whatever may make a message available
+//! wakes everybody who waits for one.
 
+mod admit;
+mod line;
 mod look;
+mod settle;
 mod store;
+mod time;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -71,7 +77,7 @@ impl MemoryEngine {
     /// This engine answers `Unavailable` from now on.
     #[must_use]
     pub fn crash(&self) -> Self {
-        let store = self.shared.lock().crash();
+        let store = self.shared.lock().crash(self.shared.now());
         self.shared.changed.notify_waiters();
         Self::with(self.shared.clock.clone(), self.shared.moved.clone(), self.shared.id, store)
     }
@@ -89,12 +95,18 @@ impl MemoryEngine {
 
     /// Ends what [`fail`](Self::fail) began, as an engine that reopens its store does: all leases end, the epoch rises.
     pub fn recover(&self) {
-        self.shared.lock().recover();
+        self.shared.lock().recover(self.shared.now());
         self.shared.health.send_replace(Health::Ready);
         self.shared.changed.notify_waiters();
     }
 
-    /// Does `work` on the open store, after ending the leases that ran out.
+    /// Lets the disk be too full for new messages, or ends that.
+    pub fn fill(&self, full: bool) {
+        self.shared.lock().fill(full);
+        self.shared.health.send_replace(if full { Health::Full } else { Health::Ready });
+    }
+
+    /// Does `work` on the open store, after letting the time act.
     fn work<T>(&self, work: impl FnOnce(&mut Store, Moment) -> T) -> Result<T, EngineError> {
         let result = self.shared.work(work);
         self.shared.changed.notify_waiters();
@@ -115,13 +127,13 @@ impl Shared {
         let mut store = self.lock();
         store.check_open()?;
         let now = self.now();
-        self.expire(&mut store, now);
+        self.pass_time(&mut store, now);
         Ok(work(&mut store, now))
     }
 
-    /// Wakes everybody when a lease ran out: its message may be anywhere now.
-    fn expire(&self, store: &mut Store, now: Moment) {
-        if store.expire(now) {
+    /// Wakes everybody when the time did something: a message may be anywhere now.
+    fn pass_time(&self, store: &mut Store, now: Moment) {
+        if store.pass_time(now) {
             self.changed.notify_waiters();
         }
     }
@@ -173,7 +185,7 @@ impl Engine for MemoryEngine {
     }
 
     fn define(&self, definitions: Definitions) -> Fut<'_, Result<Defined, EngineError>> {
-        ready(self.work(|store, _| store.define(definitions)))
+        ready(self.work(|store, now| store.define(definitions, now)))
     }
 
     fn append(&self, append: Append) -> Fut<'_, Result<Appended, RequestError>> {
@@ -197,9 +209,9 @@ impl Engine for MemoryEngine {
     }
 
     fn settle(&self, batch: Vec<Settlement>) -> Fut<'static, Vec<Result<(), SettleError>>> {
-        let settle =
-            |settlement| self.work(|store, now| store.settle(settlement, now)).map_err(SettleError::from).flatten();
-        ready(batch.into_iter().map(settle).collect())
+        let count = batch.len();
+        let settle = |store: &mut Store, now| batch.into_iter().map(|one| store.settle(one, now)).collect();
+        ready(self.work(settle).unwrap_or_else(|error| vec![Err(error.into()); count]))
     }
 
     fn browse(&self, what: Browse) -> Fut<'_, Result<Page, RequestError>> {
@@ -211,24 +223,22 @@ impl Engine for MemoryEngine {
     }
 
     fn read(&self, queue: QueueId, position: Position) -> Fut<'_, Result<Option<Stored>, RequestError>> {
-        let _ = (queue, position);
-        ready(Ok(None))
+        ready(self.work(|store, now| store.read(queue, position, now)).map_err(RequestError::from).flatten())
     }
 
     fn pause(&self, what: Pausable, paused: bool) -> Fut<'_, Result<(), RequestError>> {
-        let _ = (what, paused);
-        ready(Ok(()))
+        ready(self.work(|store, _| store.pause(what, paused)).map_err(RequestError::from).flatten())
     }
 
     fn lost(&self, lost: Vec<Lost>) -> Fut<'_, Result<u64, EngineError>> {
-        let _ = lost;
-        ready(Ok(0))
+        let count = |store: &mut Store, now| lost.into_iter().map(|lost| u64::from(store.lose(lost, now))).sum();
+        ready(self.work(count))
     }
 
     fn counts(&self) -> Arc<Counts> {
         let now = self.shared.now();
         let mut store = self.shared.lock();
-        self.shared.expire(&mut store, now);
+        self.shared.pass_time(&mut store, now);
         Arc::new(store.counts(now))
     }
 
@@ -268,6 +278,30 @@ mod tests {
         })
         .await;
         assert_eq!(report.skipped, [""; 0], "it claims everything");
+    }
+
+    #[tokio::test]
+    async fn on_a_full_disk_only_appends_are_refused() {
+        let clock = TestClock::new();
+        let engine = MemoryEngine::on_test_clock(&clock);
+        let name = QueueName::new("q").expect("a name");
+        let queues = vec![QueueDefinition::new(name.clone())];
+        let defined = engine.define(Definitions { queues, ..Definitions::default() }).await.expect("it is open");
+        let queue = defined.queues[&name];
+        let attributes = Attributes { id: "1", source: "/s", kind: "t", ..Attributes::default() };
+        let message = Message::new(&attributes, b"").expect("a message");
+        let new = NewEntry::new(queue, Topic::new("t").expect("a topic"), message);
+        engine.append(vec![new.clone()].into()).await.expect("there is room");
+        engine.fill(true);
+        assert_eq!(*engine.health().borrow(), Health::Full);
+        assert_eq!(engine.append(vec![new.clone()].into()).await, Err(RequestError::DiskFull));
+        let want = LeaseRequest { queue, max: 1, wait: Duration::ZERO, ttl: None };
+        let lease = engine.lease(want).await.expect("it is open")[0].token;
+        let verdict = Verdict::Done { emits: vec![new.clone()] };
+        assert_eq!(engine.settle(vec![Settlement { lease, attempt: None, verdict }]).await, [Ok(())]);
+        engine.fill(false);
+        assert_eq!(*engine.health().borrow(), Health::Ready);
+        engine.append(vec![new].into()).await.expect("there is room");
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! A dead letter as the API shows it, as a row of a list and as a story.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -14,20 +15,35 @@ pub(super) struct Letter {
     pub(super) position: u64,
     topic: String,
     attempts: u32,
+    accepted: String,
     message: Message,
     pub(super) dead: Option<Dead>,
     #[serde(default)]
     history: Vec<Attempt>,
 }
 
+/// A CloudEvent in the JSON format: its attributes, and its data as it was written.
 #[derive(Debug, Deserialize)]
-pub(super) struct Message {
-    id: String,
-    source: String,
-    #[serde(rename = "type")]
-    kind: String,
-    data: Option<Box<RawValue>>,
-    data_base64: Option<String>,
+#[serde(transparent)]
+struct Message {
+    members: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Message {
+    /// An attribute, or base64 data: a text.
+    fn text(&self, name: &str) -> Option<String> {
+        serde_json::from_str(self.members.get(name)?.get()).ok()
+    }
+
+    fn id(&self) -> String {
+        self.text("id").unwrap_or_default()
+    }
+
+    /// Attributes that are not shown first anyway, by name.
+    fn others(&self) -> impl Iterator<Item = (&str, String)> {
+        let is_other = |name: &&String| !SHOWN_FIRST.contains(&name.as_str()) && !UNSHOWN.contains(&name.as_str());
+        self.members.keys().filter(is_other).filter_map(|name| Some((name.as_str(), self.text(name)?)))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,8 +65,14 @@ pub(super) struct Attempt {
     log_tail: String,
 }
 
+/// Attributes that every message has, in the order that they are shown in.
+const SHOWN_FIRST: [&str; 3] = ["id", "type", "source"];
+/// Members that are shown otherwise, or not.
+const UNSHOWN: [&str; 3] = ["specversion", "data", "data_base64"];
 /// Levels that a body is indented by at most.
 const DEPTH_SHOWN: usize = 40;
+/// Characters of the names of what is told of a message; longer ones of attributes make room for themselves.
+const FIELD_WIDTH: usize = 9;
 /// Characters of a reason in a list.
 const REASON_SHOWN: usize = 100;
 
@@ -63,7 +85,7 @@ pub(super) fn row(letter: &Letter) -> Vec<String> {
     vec![
         dead(|dead| &dead.origin),
         letter.position.to_string(),
-        output::tame(&letter.message.id).into_owned(),
+        output::tame(&letter.message.id()).into_owned(),
         letter.topic.clone(),
         letter.attempts.to_string(),
         dead(|dead| &dead.code),
@@ -75,14 +97,19 @@ pub(super) fn row(letter: &Letter) -> Vec<String> {
 /// A letter's story: why it died, every attempt, the body.
 pub(super) fn text(letter: &Letter, paint: Paint) -> String {
     let mut text = String::new();
+    let width = letter.message.others().map(|(name, _)| name.chars().count()).chain([FIELD_WIDTH]).max();
+    let width = width.unwrap_or(FIELD_WIDTH);
     let mut field = |name: &str, value: &str| {
-        let _ = writeln!(text, "{}  {}", paint.bold(&format!("{name:<9}")), output::tame(value));
+        let _ = writeln!(text, "{}  {}", paint.bold(&format!("{name:<width$}")), output::tame(value));
     };
-    field("id", &letter.message.id);
+    let message = &letter.message;
     field("position", &letter.position.to_string());
     field("topic", &letter.topic);
-    field("type", &letter.message.kind);
-    field("source", &letter.message.source);
+    for name in SHOWN_FIRST {
+        field(name, &message.text(name).unwrap_or_default());
+    }
+    message.others().for_each(|(name, value)| field(name, &value));
+    field("accepted", &letter.accepted);
     if let Some(dead) = &letter.dead {
         field("died in", &format!("{} at {}", dead.origin, dead.at));
         field("because", &format!("{} ({})", dead.detail, dead.code));
@@ -105,7 +132,7 @@ pub(super) fn text(letter: &Letter, paint: Paint) -> String {
             let _ = writeln!(text, "    {}", output::tame(&line));
         }
     }
-    let body = match (&letter.message.data, &letter.message.data_base64) {
+    let body = match (message.members.get("data"), message.text("data_base64")) {
         (Some(data), _) => pretty(data),
         (None, Some(base64)) => format!("(base64) {base64}"),
         (None, None) => "(empty)".to_owned(),
@@ -194,20 +221,23 @@ mod tests {
     fn a_dead_letter_reads_as_a_story() {
         let letter: Letter = serde_json::from_str(
             r#"{"position": 17, "topic": "orders.created", "attempts": 2, "accepted": "2026-01-31T12:00:00.000Z", "held": false, "leased": false,
-                "message": {"specversion": "1.0", "id": "o-1", "source": "/shop", "type": "order", "data": {"order": 7}},
+                "message": {"specversion": "1.0", "id": "o-1", "source": "/shop", "type": "order", "subject": "7", "partitionkey": "ada", "data": {"order": 7}},
                 "dead": {"origin": "orders", "at": "2026-01-31T12:00:09.000Z", "code": "max-attempts", "detail": "attempt 2 of 2 ended with retry: closed"},
                 "history": [
                   {"number": 1, "at": "2026-01-31T12:00:00.000Z", "outcome": "retry", "reason": "closed", "duration_us": 120, "digest": null, "log_tail": ""},
                   {"number": 2, "at": "2026-01-31T12:00:09.000Z", "outcome": "retry", "reason": "closed", "duration_us": 1200, "digest": "9f86", "log_tail": "INFO : knocked\nINFO : waited"}]}"#,
         )
         .expect("as the API writes it");
-        let expected = r#"id         o-1
-position   17
-topic      orders.created
-type       order
-source     /shop
-died in    orders at 2026-01-31T12:00:09.000Z
-because    attempt 2 of 2 ended with retry: closed (max-attempts)
+        let expected = r#"position      17
+topic         orders.created
+id            o-1
+type          order
+source        /shop
+partitionkey  ada
+subject       7
+accepted      2026-01-31T12:00:00.000Z
+died in       orders at 2026-01-31T12:00:09.000Z
+because       attempt 2 of 2 ended with retry: closed (max-attempts)
 
 attempt 1  2026-01-31T12:00:00.000Z  retry  120 us
     closed

@@ -1,20 +1,23 @@
 //! `pelton dead`: list, show, redrive and discard dead letters.
 
 mod letter;
+mod which;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use self::letter::{Letter, row, text};
+use self::which::Which;
+use crate::bulk::{Done, Pace};
 use crate::client::{Client, RemoteArgs, segment};
 use crate::commands::queues;
-use crate::exit::{Exit, Failure};
+use crate::confirm;
 use crate::output::{self, Paint, table};
+use crate::values::rate;
 
 /// List, show, redrive or discard dead letters
 #[derive(Debug, clap::Args)]
@@ -57,6 +60,9 @@ enum Command {
         /// To this queue instead
         #[arg(long, value_name = "QUEUE")]
         to: Option<String>,
+        /// At most so many in a time, like 100/s, 600/min or 1/h [default: as fast as can be]
+        #[arg(long, value_parser = rate)]
+        rate: Option<f64>,
         /// Print what was done as JSON
         #[arg(long)]
         json: bool,
@@ -67,7 +73,7 @@ enum Command {
     Discard {
         #[command(flatten)]
         which: Which,
-        /// Do not ask
+        /// Do not ask, where they are not named one by one
         #[arg(long)]
         yes: bool,
         /// Print what was done as JSON
@@ -78,17 +84,6 @@ enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct Which {
-    /// The queue or its dead-letter queue
-    queue: String,
-    /// Ids or positions of the messages
-    ids: Vec<String>,
-    /// All of the queue's dead letters
-    #[arg(long, conflicts_with = "ids")]
-    all: bool,
-}
-
 #[derive(Debug, Deserialize)]
 struct Page {
     messages: Vec<Box<RawValue>>,
@@ -97,34 +92,24 @@ struct Page {
 
 /// Messages per page; the most that the API gives.
 const PAGE: usize = 1000;
-/// Positions per call; the most that the API takes.
-const POSITIONS_MAX: usize = 1000;
 
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::List { queue, max, json, remote } => list(&Client::new(&remote)?, queue.as_deref(), max, json).await,
         Command::Show { queue, id, json, remote } => show(&Client::new(&remote)?, &queue, &id, json).await,
-        Command::Redrive { which, to, json, remote } => {
-            let extra = to.map_or(json!({}), |to| json!({ "to": to }));
-            bulk(&Client::new(&remote)?, "redrive", &which, &extra, json).await
+        Command::Redrive { which, to, rate, json, remote } => {
+            which.check()?;
+            change(&Client::new(&remote)?, Call::Redrive(to), &which, rate, json).await
         }
         Command::Discard { which, yes, json, remote } => {
-            if which.all && !yes && !confirmed(&which.queue)? {
-                return Err(Failure::usage("nothing was deleted: it was not confirmed; --yes confirms it").into());
+            which.check()?;
+            if !which.are_named() && !yes {
+                let question = format!("Delete {} of {} for good?", which.words(), which.queue);
+                confirm::ask(&question, "--yes confirms it")?;
             }
-            bulk(&Client::new(&remote)?, "discard", &which, &json!({}), json).await
+            change(&Client::new(&remote)?, Call::Discard, &which, None, json).await
         }
     }
-}
-
-fn confirmed(queue: &str) -> std::io::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Ok(false);
-    }
-    output::note(&format!("Delete all dead letters of {queue} for good? [y/N]"));
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 async fn list(client: &Client, queue: Option<&str>, max: usize, json: bool) -> anyhow::Result<()> {
@@ -196,85 +181,82 @@ async fn show(client: &Client, queue: &str, id: &str, json: bool) -> anyhow::Res
     Ok(output::line(&text(&letter, Paint::stdout()))?)
 }
 
-#[derive(Debug, Deserialize)]
-struct BulkAnswer {
-    changed: u64,
-    skipped: u64,
-    next: Option<String>,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Done {
-    changed: u64,
-    skipped: u64,
-}
-
-async fn bulk(client: &Client, call: &str, which: &Which, extra: &Value, json: bool) -> anyhow::Result<()> {
-    if which.ids.is_empty() && !which.all {
-        let message = format!(
-            "say which dead letters of {}: their ids or positions, as `pelton dead list` shows them, or --all",
-            which.queue
-        );
-        return Err(Failure::usage(message).into());
-    }
-    let path = format!("/v1/queues/{}/{call}", segment(&which.queue));
-    let mut done = Done::default();
-    let selections = if which.all { vec![json!({"all": true})] } else { positions(client, which).await? };
-    let bar = output::spinner(if call == "redrive" { "Redriving" } else { "Discarding" }, json);
+/// Sends `call` for each of the dead letters, and says what became of them.
+async fn change(client: &Client, call: Call, which: &Which, rate: Option<f64>, json: bool) -> anyhow::Result<()> {
+    let path = format!("/v1/queues/{}/{}", segment(&which.queue), call.path());
+    let selections = which.selections(client).await?;
+    let all = dead_letters_of(client, &which.queue).await?;
+    let bar = match which.count(all) {
+        Some(total) => output::bar(total, call.doing(), json),
+        None => output::spinner(call.doing(), json),
+    };
+    let (mut done, pace) = (Done::default(), Pace::new(rate));
     for selection in selections {
-        let mut after: Option<String> = None;
-        loop {
+        let changing = done.run(&bar, &pace, call.done(), async |max, after| {
             let mut body = selection.clone();
-            merge(&mut body, extra);
-            if let Some(after) = &after {
-                body["after"] = json!(after);
-            }
-            let answer: BulkAnswer =
-                client.post(&path, &body).await.map_err(|error| so_far(call, &done, error.into()))?;
-            done.changed += answer.changed;
-            done.skipped += answer.skipped;
-            bar.set_position(done.changed);
-            after = answer.next;
-            if after.is_none() {
-                break;
-            }
-        }
+            body.insert("max".to_owned(), json!(max));
+            let to = call.to().map(|to| ("to", json!(to)));
+            let after = after.map(|after| ("after", json!(after)));
+            body.extend(to.into_iter().chain(after).map(|(name, value)| (name.to_owned(), value)));
+            client.post(&path, &Value::Object(body)).await
+        });
+        changing.await?;
     }
     bar.finish_and_clear();
     if json {
         return Ok(output::json(&done)?);
     }
-    let verb = if call == "redrive" { "redrove" } else { "discarded" };
-    let mut line = format!("{verb} {}", output::count(done.changed, "dead letter"));
+    let mut line = format!("{} {}", call.done(), output::count(done.changed, "dead letter"));
     if done.skipped > 0 {
-        let _ = write!(line, "; passed over, as leased or with no queue to go to: {}", output::grouped(done.skipped));
+        let why = if call.to().is_some() || matches!(call, Call::Discard) {
+            "leased"
+        } else {
+            "leased or with no queue to go to"
+        };
+        let _ = write!(line, "; passed over, as {why}: {}", output::grouped(done.skipped));
     }
     Ok(output::line(&line)?)
 }
 
-fn so_far(call: &str, done: &Done, failure: Failure) -> Failure {
-    if done.changed == 0 {
-        return failure;
-    }
-    let exit = if failure.exit == Exit::Refused { Exit::Partial } else { failure.exit };
-    Failure::new(
-        exit,
-        format!("{}\nbefore that, {call} changed {}; run it again for the rest", failure.message, done.changed),
-    )
+/// What becomes of dead letters.
+enum Call {
+    /// Back, or to this queue.
+    Redrive(Option<String>),
+    Discard,
 }
 
-fn merge(body: &mut Value, extra: &Value) {
-    if let (Some(body), Some(extra)) = (body.as_object_mut(), extra.as_object()) {
-        body.extend(extra.clone());
+impl Call {
+    fn path(&self) -> &'static str {
+        match self {
+            Self::Redrive(_) => "redrive",
+            Self::Discard => "discard",
+        }
+    }
+
+    fn to(&self) -> Option<&str> {
+        match self {
+            Self::Redrive(to) => to.as_deref(),
+            Self::Discard => None,
+        }
+    }
+
+    fn doing(&self) -> &'static str {
+        match self {
+            Self::Redrive(_) => "Redriving",
+            Self::Discard => "Discarding",
+        }
+    }
+
+    fn done(&self) -> &'static str {
+        match self {
+            Self::Redrive(_) => "redrove",
+            Self::Discard => "discarded",
+        }
     }
 }
 
-/// The positions of the messages named, in calls of bounded size. All are looked up before anything is changed.
-async fn positions(client: &Client, which: &Which) -> anyhow::Result<Vec<Value>> {
-    let mut positions = Vec::with_capacity(which.ids.len());
-    for id in &which.ids {
-        let letter: Letter = serde_json::from_str(find(client, &which.queue, id).await?.get())?;
-        positions.push(letter.position);
-    }
-    Ok(positions.chunks(POSITIONS_MAX).map(|part| json!({ "positions": part })).collect())
+/// How many dead letters there are of `queue`, which may be the queue that holds them.
+async fn dead_letters_of(client: &Client, queue: &str) -> anyhow::Result<u64> {
+    let queue: queues::Queue = client.get(&format!("/v1/queues/{}", segment(queue))).await?;
+    Ok(if queue.dead_letter.is_some() { queue.dead } else { queue.messages() })
 }

@@ -76,8 +76,11 @@ impl Guest for Consumer {
                 return Err(Failure::Reject("after all".into()));
             }
             "emit-at" => {
-                let refused = emit::emit_at("orders.created", &event(Vec::new()), 1).expect_err("refused");
-                log(Level::Info, "emit-at", &format!("{refused:?}"));
+                let at = argument.parse().unwrap_or_default();
+                match emit::emit_at("orders.created", &event(Vec::new()), at) {
+                    Ok(id) => log(Level::Info, "id", &id),
+                    Err(refused) => log(Level::Warn, "refused", &format!("{refused:?}")),
+                }
             }
             "emit-forever" => loop {
                 emit_quietly(vec![1; 1000]);

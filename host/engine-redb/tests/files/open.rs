@@ -3,26 +3,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use pelton_core::clock::SystemClock;
 use pelton_core::engine::Engine as _;
-use pelton_core::metrics::Metrics;
-use pelton_engine_redb::{DATA_FILE, FORMAT_VERSION, OpenError, OpenOptions, RedbEngine, Tuning};
+use pelton_engine_redb::{DATA_FILE, FORMAT_VERSION, OpenError};
 use redb::{Database, TableDefinition};
 
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+use crate::support::{close, open};
 
-fn open(dir: &Path) -> Result<RedbEngine, OpenError> {
-    RedbEngine::open(OpenOptions {
-        dir: dir.to_owned(),
-        clock: Arc::new(SystemClock::new()),
-        metrics: Metrics::new().engine,
-        tuning: Tuning::default(),
-        seed: 1,
-    })
-}
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// The error of opening `dir`, whose text must have these parts.
 fn check(dir: &Path, parts: &[&str]) -> OpenError {
@@ -32,10 +20,6 @@ fn check(dir: &Path, parts: &[&str]) -> OpenError {
         assert!(text.contains(part), "{text:?} does not say {part:?}");
     }
     error
-}
-
-async fn close(engine: RedbEngine) {
-    engine.close(Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
@@ -84,17 +68,39 @@ fn a_redb_file_of_another_program_is_left_alone() {
     assert!(matches!(error, OpenError::NotOurs { .. }), "{error:?}");
 }
 
+/// Changes one number of a new store's `meta`.
+async fn set_meta(dir: &Path, name: &str, value: u64) {
+    close(open(dir).expect("it is new")).await;
+    let database = Database::open(dir.join(DATA_FILE)).expect("opened");
+    let txn = database.begin_write().expect("begun");
+    txn.open_table(META).expect("a table").insert(name, value).expect("a row");
+    txn.commit().expect("committed");
+}
+
+#[tokio::test]
+async fn an_identity_that_changed_is_damage() {
+    for name in ["store", "secret-1", "secret-2", "checksum"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        set_meta(folder.path(), name, 77).await;
+        let error = check(folder.path(), &["is damaged", "checksum of its identity", "from a backup"]);
+        assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_format_is_refused_with_both_numbers() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    set_meta(folder.path(), "format", 1).await;
+    let error = check(folder.path(), &["has format 1", "reads 2", "export it with the older version"]);
+    assert!(matches!(error, OpenError::Older { found: 1, known: 2, .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn a_newer_format_is_refused_with_both_numbers() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    close(open(folder.path()).expect("it is new")).await;
-    let database = Database::open(folder.path().join(DATA_FILE)).expect("opened");
-    let txn = database.begin_write().expect("begun");
-    txn.open_table(META).expect("a table").insert("format", FORMAT_VERSION + 6).expect("a row");
-    txn.commit().expect("committed");
-    drop(database);
-    let error = check(folder.path(), &["has format 7", "knows 1 at most", "newer version"]);
-    assert!(matches!(error, OpenError::Newer { found: 7, known: 1, .. }), "{error:?}");
+    set_meta(folder.path(), "format", FORMAT_VERSION + 6).await;
+    let error = check(folder.path(), &["has format 8", "knows 2 at most", "newer version"]);
+    assert!(matches!(error, OpenError::Newer { found: 8, known: 2, .. }), "{error:?}");
 }
 
 #[tokio::test]

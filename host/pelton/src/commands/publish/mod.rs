@@ -1,13 +1,17 @@
 //! `pelton publish`: one message from the command line, a file or stdin, or many from JSON lines.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, IsTerminal as _, Read as _};
+mod lines;
+
+use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use indicatif::ProgressBar;
+use pelton_core::broker::PRIORITY;
+use pelton_core::engine::{DELAY_MAX, PRIORITY_MAX};
 use pelton_core::message::{Attributes, Message};
+use pelton_core::plan::KEY_DEFAULT;
+use pelton_door_http::limits::TTL_MAX;
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
@@ -15,16 +19,17 @@ use serde_json::value::RawValue;
 
 use crate::client::{Client, RemoteArgs, segment};
 use crate::exit::{Exit, Failure};
-use crate::lines::{Lines, Record, Shape, Template};
+use crate::lines::Template;
 use crate::output;
-use crate::publish::{Event, Item, Publisher, RefusedItem, Stopped, Tally, now};
+use crate::publish::now;
+use crate::values::{moment, time_within};
 
 /// A body larger than the broker takes in any case.
 const BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The CloudEvents source of what is published here, unless --source says otherwise.
 const SOURCE: &str = "/pelton/cli";
-/// Refused lines that are shown; the count is always given in full, and --json lists more.
-const REFUSED_SHOWN_MAX: usize = 20;
+/// The shortest time to live.
+const TTL_MIN: Duration = Duration::from_millis(1);
 
 /// Publish one message, or every line of a JSON lines file
 ///
@@ -33,6 +38,9 @@ const REFUSED_SHOWN_MAX: usize = 20;
 ///
 /// With --jsonl, {field} in the topic stands for a field of the line. Consecutive lines of one topic share a request,
 /// which is accepted whole or not at all; lines at fault are found, reported and left out, and the others are accepted.
+///
+/// A message with --delay or --at waits for its time: its handle is printed behind its id, and `pelton cancel HANDLE` takes
+/// it back until then.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -71,6 +79,20 @@ pub(crate) struct Args {
     /// A CloudEvents extension; may be given several times
     #[arg(long = "ext", value_name = "NAME=VALUE", value_parser = extension)]
     extensions: Vec<(String, String)>,
+    #[command(flatten)]
+    when: WhenArgs,
+    /// 0 to 9, the highest first, in queues that keep priorities [default: 4]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=i64::from(PRIORITY_MAX)))]
+    priority: Option<u8>,
+    /// Messages with the same key are delivered in order, in queues that keep it: the extension partitionkey
+    #[arg(long)]
+    key: Option<String>,
+    /// The field of a line that is the message's key
+    #[arg(long, value_name = "FIELD", requires = "jsonl", conflicts_with = "key")]
+    key_field: Option<String>,
+    /// Print id and handle of each line that waits for its time; what became of all goes to stderr
+    #[arg(long, requires = "jsonl", conflicts_with = "json")]
+    handles: bool,
     /// Most messages per request
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     batch: u16,
@@ -79,6 +101,46 @@ pub(crate) struct Args {
     json: bool,
     #[command(flatten)]
     remote: RemoteArgs,
+}
+
+/// When messages may be delivered.
+#[derive(Debug, clap::Args)]
+struct WhenArgs {
+    /// Not before this time has passed, like 10m
+    #[arg(long, value_name = "TIME", conflicts_with = "at", value_parser = time_within(Duration::ZERO, DELAY_MAX))]
+    delay: Option<String>,
+    /// Not before this moment, like 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = moment)]
+    at: Option<String>,
+    /// Not after this time from when they could be delivered first, like 1h
+    #[arg(long, value_name = "TIME", value_parser = time_within(TTL_MIN, TTL_MAX))]
+    ttl: Option<String>,
+}
+
+impl WhenArgs {
+    /// The parameters of a request that says so.
+    fn query(&self) -> Vec<(&'static str, String)> {
+        let parameters = [("delay", &self.delay), ("at", &self.at), ("ttl", &self.ttl)];
+        parameters.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+    }
+}
+
+impl Args {
+    /// All extensions that flags give, each at most once.
+    fn extensions(&self) -> Result<Vec<(String, String)>, Failure> {
+        let priority = self.priority.map(|priority| (PRIORITY.to_owned(), priority.to_string()));
+        let key = self.key.clone().map(|key| (KEY_DEFAULT.to_owned(), key));
+        let all: Vec<_> = self.extensions.iter().cloned().chain(priority).chain(key).collect();
+        let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).chain(self.key_name()).collect();
+        match names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+            Some((_, name)) => Err(Failure::usage(format!("the extension '{name}' is given twice"))),
+            None => Ok(all),
+        }
+    }
+
+    fn key_name(&self) -> Option<&'static str> {
+        self.key_field.as_ref().map(|_| KEY_DEFAULT)
+    }
 }
 
 fn extension(text: &str) -> Result<(String, String), String> {
@@ -93,7 +155,7 @@ fn extension(text: &str) -> Result<(String, String), String> {
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let client = Client::new(&args.remote)?;
     match &args.jsonl {
-        Some(file) => lines(&client, &args, file).await,
+        Some(file) => lines::publish(&client, &args, file).await,
         None => single(&client, &args).await,
     }
 }
@@ -102,6 +164,35 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
 struct Published {
     id: String,
     targets: usize,
+    /// Its handle, while it waits for its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduled: Option<String>,
+    /// It was stored before, with the same id.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
+}
+
+impl Published {
+    /// The id, and behind it the handle if there is one.
+    fn line(&self) -> String {
+        let handle = self.scheduled.iter().flat_map(|handle| [" ", handle.as_str()]);
+        std::iter::once(self.id.as_str()).chain(handle).collect()
+    }
+
+    /// What became of it, for people.
+    fn note(&self) -> String {
+        let queues = output::count(self.targets as u64, "queue");
+        match (self.targets, self.duplicate, &self.scheduled) {
+            (_, true, _) => "It was accepted before, with the same id; nothing was stored again.".to_owned(),
+            (0, ..) => "Accepted, but every matching route filtered it out.".to_owned(),
+            (_, _, Some(handle)) => {
+                format!(
+                    "Accepted into {queues}; it waits for its time. `pelton cancel {handle}` takes it back until then."
+                )
+            }
+            _ => format!("Accepted into {queues}."),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -116,6 +207,7 @@ async fn single(client: &Client, args: &Args) -> anyhow::Result<()> {
     let id = args.id.clone().unwrap_or_else(new_id);
     let mut request = client
         .request(Method::POST, &format!("/v1/topics/{}", segment(topic.as_str())))
+        .query(&args.when.query())
         .header(CONTENT_TYPE, content_type)
         .header("ce-specversion", "1.0")
         .header("ce-id", header_text(&id))
@@ -125,20 +217,16 @@ async fn single(client: &Client, args: &Args) -> anyhow::Result<()> {
     if let Some(subject) = &args.subject {
         request = request.header("ce-subject", header_text(subject));
     }
-    for (name, value) in &args.extensions {
-        request = request.header(format!("ce-{name}"), header_text(value));
+    for (name, value) in args.extensions()? {
+        request = request.header(format!("ce-{name}"), header_text(&value));
     }
     let answer: Answer = client.json(request.body(body)).await?;
     for published in answer.messages {
         if args.json {
             output::json(&published)?;
         } else {
-            output::line(&published.id)?;
-            match published.targets {
-                0 => output::note("Accepted, but every matching route filtered it out."),
-                1 => output::note("Accepted into 1 queue."),
-                count => output::note(&format!("Accepted into {count} queues.")),
-            }
+            output::line(&published.line())?;
+            output::note(&published.note());
         }
     }
     Ok(())
@@ -198,139 +286,6 @@ fn header_text(value: &str) -> String {
     text
 }
 
-async fn lines(client: &Client, args: &Args, file: &Path) -> anyhow::Result<()> {
-    let topic = Template::parse(&args.topic).map_err(Failure::usage)?;
-    let shape = Shape { topic, body: args.body.clone(), id: args.id_field.clone() };
-    let extensions: BTreeMap<String, String> = args.extensions.iter().cloned().collect();
-    let (reader, bar): (Box<dyn BufRead>, _) = if file == Path::new("-") {
-        (Box::new(BufReader::new(std::io::stdin())), output::spinner("Publishing", args.json))
-    } else {
-        let opened = std::fs::File::open(file).with_context(|| format!("{} can't be read", file.display()))?;
-        let total = Lines::new(BufReader::new(std::fs::File::open(file)?)).map_while(Result::ok).count();
-        (Box::new(BufReader::new(opened)), output::bar(total as u64, "Publishing", args.json))
-    };
-    let started = Instant::now();
-    let mut publisher = Publisher::new(client, usize::from(args.batch));
-    let stopped = send_all(&mut publisher, reader, &shape, args, &extensions, &bar).await;
-    bar.finish_and_clear();
-    publisher.tally.refusals.sort_by_key(|refused| refused.line);
-    let summary = Summary { tally: publisher.tally, seconds: started.elapsed().as_secs_f64() };
-    summary.print(args.json, stopped.is_err())?;
-    match stopped {
-        Ok(()) => summary.verdict(),
-        Err(stopped) => Err(summary.broken_off(stopped).into()),
-    }
-}
-
-async fn send_all(
-    publisher: &mut Publisher<'_>,
-    reader: Box<dyn BufRead>,
-    shape: &Shape,
-    args: &Args,
-    extensions: &BTreeMap<String, String>,
-    bar: &ProgressBar,
-) -> Result<(), Stopped> {
-    for line in Lines::new(reader) {
-        let (number, text) = line.map_err(|error| Stopped {
-            failure: Failure::new(Exit::Failed, format!("the lines can't be read on: {error}")),
-            unknown: None,
-        })?;
-        match shape.record(number, &text).and_then(|record| item(record, args, extensions)) {
-            Ok((topic, item)) => publisher.push(&topic, item).await?,
-            Err(detail) => publisher.tally.refuse(RefusedItem { line: number, code: "invalid-line".into(), detail }),
-        }
-        bar.set_position(publisher.tally.accepted + publisher.tally.refused);
-    }
-    publisher.flush().await
-}
-
-fn item(
-    record: Record,
-    args: &Args,
-    extensions: &BTreeMap<String, String>,
-) -> Result<(pelton_core::name::Topic, Item), String> {
-    let at = |error: serde_json::Error| format!("line {}: {error}", record.line);
-    let data: &RawValue = serde_json::from_str(&record.body).map_err(at)?;
-    let id = record.id.clone().unwrap_or_else(new_id);
-    let source = args.source.as_deref().unwrap_or(SOURCE);
-    let kind = args.kind.as_deref().unwrap_or(record.topic.as_str());
-    let time = now();
-    let mut event = Event::new(&id, source, kind, &time, extensions, data);
-    event.subject = args.subject.as_deref();
-    let event = serde_json::value::to_raw_value(&event).map_err(at)?;
-    Ok((record.topic.clone(), Item { line: record.line, event }))
-}
-
-/// What became of a file.
-#[derive(Debug, Serialize)]
-struct Summary {
-    #[serde(flatten)]
-    tally: Tally,
-    seconds: f64,
-}
-
-impl Summary {
-    /// Prints it; where nothing was done because something `stopped` it, the error says all there is to say.
-    fn print(&self, json: bool, stopped: bool) -> std::io::Result<()> {
-        if json {
-            return output::json(self);
-        }
-        let Tally { accepted, filtered, refused, requests, refusals } = &self.tally;
-        let paint = output::Paint::stderr();
-        for RefusedItem { line, code, detail } in refusals.iter().take(REFUSED_SHOWN_MAX) {
-            let place = format!("line {line}: ");
-            let detail = detail.strip_prefix(&place).unwrap_or(detail);
-            output::note(&format!("{} {place}{} ({code})", paint.red("refused:"), output::tame(detail)));
-        }
-        if *refused > REFUSED_SHOWN_MAX as u64 {
-            output::note(&format!("... and {} more; --json lists them", refused - REFUSED_SHOWN_MAX as u64));
-        }
-        if stopped && *accepted == 0 {
-            return Ok(());
-        }
-        let messages = |count| output::count(count, "message");
-        let mut line = format!("accepted {} in {}", messages(*accepted), output::count(*requests, "request"));
-        if *filtered > 0 {
-            line.push_str(&format!(", of which {} filtered out by every route", output::grouped(*filtered)));
-        }
-        if *refused > 0 {
-            line.push_str(&format!("; refused {}", messages(*refused)));
-        }
-        output::line(&line)
-    }
-
-    fn verdict(&self) -> anyhow::Result<()> {
-        match (self.tally.accepted, self.tally.refused) {
-            (_, 0) => Ok(()),
-            (0, _) => Err(Failure::new(Exit::Refused, "every message was refused; none was accepted").into()),
-            (_, refused) => {
-                let were = if refused == 1 { "was" } else { "were" };
-                let message = format!(
-                    "{} of the messages {were} refused; the others were accepted and are durable",
-                    output::grouped(refused)
-                );
-                Err(Failure::new(Exit::Partial, message).into())
-            }
-        }
-    }
-
-    fn broken_off(&self, stopped: Stopped) -> Failure {
-        let Stopped { failure, unknown } = stopped;
-        let mut message = failure.message;
-        if let Some((first, last)) = unknown {
-            message.push_str(&format!(
-                "\nlines {first} to {last}: unknown whether they were accepted; nothing behind them was sent"
-            ));
-        } else if self.tally.accepted > 0 {
-            message.push_str(&format!(
-                "\naccepted before that: {}; nothing behind was sent",
-                output::count(self.tally.accepted, "message")
-            ));
-        }
-        Failure::new(failure.exit, message)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,5 +315,25 @@ mod tests {
         assert_eq!(guess(b"{\"a\":1}"), "application/json");
         assert_eq!(guess(b"hello there"), "text/plain; charset=utf-8");
         assert_eq!(guess(b"\xff"), "application/octet-stream");
+    }
+
+    #[test]
+    fn handles_stand_behind_ids() {
+        let check = |json: &str, line: &str, note: &str| {
+            let published: Published = serde_json::from_str(json).expect("as the API writes it");
+            assert_eq!((published.line().as_str(), published.note().as_str()), (line, note));
+        };
+        check(r#"{"id": "a", "targets": 1}"#, "a", "Accepted into 1 queue.");
+        check(r#"{"id": "a", "targets": 0}"#, "a", "Accepted, but every matching route filtered it out.");
+        check(
+            r#"{"id": "a", "targets": 1, "duplicate": true}"#,
+            "a",
+            "It was accepted before, with the same id; nothing was stored again.",
+        );
+        check(
+            r#"{"id": "a", "targets": 2, "scheduled": "1.2-3.c0ffee00"}"#,
+            "a 1.2-3.c0ffee00",
+            "Accepted into 2 queues; it waits for its time. `pelton cancel 1.2-3.c0ffee00` takes it back until then.",
+        );
     }
 }

@@ -1,0 +1,237 @@
+//! From a data file to lines, message by message: the file may be larger than the memory.
+
+use std::io::Write;
+use std::path::Path;
+
+use bytes::Bytes;
+use pelton_core::clock::WallMs;
+use pelton_core::engine::OrderKey;
+use pelton_core::message::Message;
+use pelton_core::name::QueueName;
+use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase as _};
+
+use super::ExportError;
+use super::line::{Dead, Record};
+use crate::failure::Failure;
+use crate::folder::Held;
+use crate::format::read_identity;
+use crate::hash::Secret;
+use crate::history;
+use crate::open::OpenError;
+use crate::panics;
+use crate::readonly;
+use crate::records::{Counters, NameRecord};
+use crate::report::{OnWork, Work, queue_names};
+use crate::row::Row;
+use crate::row::decode_message;
+use crate::store::Reader;
+use crate::tables::{ATTEMPTS, COUNTERS, COUNTERS_QUEUE, HELD};
+use crate::verify::Problems;
+
+/// What was written out.
+#[derive(Debug, Default)]
+pub struct Exported {
+    /// The queues that were asked for, in the order of names, with how many messages of each were written.
+    pub queues: Vec<(QueueName, u64)>,
+    /// Messages that can't be read, and what of others could not be kept; a sentence each.
+    pub problems: Vec<String>,
+    /// How many more problems there are than are listed.
+    pub problems_left_out: u64,
+}
+
+impl Exported {
+    /// How many messages were written.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.queues.iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// Writes each message of the queues that are `wanted` as a line of JSON: of the folder `place`, whose broker is not running, or of
+/// the file `place`, a backup say. Nothing is changed there.
+///
+/// Of each queue come first those that wait for a time, then those that wait behind others of their key, then those that are
+/// ready, so that importing them in this order keeps the order of keys.
+///
+/// # Errors
+/// [`ExportError`]. A damaged message is left out and told; only what can't be read at all ends the work.
+pub fn export(
+    place: &Path,
+    wanted: &dyn Fn(&QueueName) -> bool,
+    out: &mut dyn Write,
+    on_work: OnWork<'_>,
+) -> Result<Exported, ExportError> {
+    let held = Held::take(place)?;
+    on_work(Work::Pages);
+    let (database, _) = readonly::open(&held)?;
+    let written = panics::quietly(|| {
+        let txn = database.begin_read().map_err(Failure::from).map_err(|failure| open_error(&held, failure))?;
+        let secret = read_identity(&txn, &held.path)?.secret;
+        let mut exporting = Exporting::new(&txn, secret, out).map_err(|failure| open_error(&held, failure))?;
+        exporting.queues(wanted, on_work).map_err(|stop| match stop {
+            Stop::Input(failure) => open_error(&held, failure).into(),
+            Stop::Output(error) => ExportError::Output(error),
+        })?;
+        exporting.out.flush().map_err(ExportError::Output)?;
+        Ok(exporting.finished())
+    });
+    written.map_err(|panic| open_error(&held, Failure::Damaged(format!("redb can't read it: {panic}"))))?
+}
+
+fn open_error(held: &Held, failure: Failure) -> OpenError {
+    OpenError::from_failure(&held.path, failure)
+}
+
+/// What ends the work.
+enum Stop {
+    Input(Failure),
+    Output(std::io::Error),
+}
+
+impl<E: Into<Failure>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Input(error.into())
+    }
+}
+
+struct Exporting<'a> {
+    txn: &'a ReadTransaction,
+    reader: Reader,
+    attempts: ReadOnlyTable<(u64, u32), &'static [u8]>,
+    secret: Secret,
+    /// All, by id: names of origins.
+    names: Vec<(QueueName, NameRecord)>,
+    out: &'a mut dyn Write,
+    exported: Exported,
+    problems: Problems,
+}
+
+impl<'a> Exporting<'a> {
+    fn new(txn: &'a ReadTransaction, secret: Secret, out: &'a mut dyn Write) -> Result<Self, Failure> {
+        Ok(Self {
+            txn,
+            reader: Reader::of(txn)?,
+            attempts: txn.open_table(ATTEMPTS)?,
+            secret,
+            names: queue_names(txn)?,
+            out,
+            exported: Exported::default(),
+            problems: Problems::default(),
+        })
+    }
+
+    fn finished(self) -> Exported {
+        Exported { problems: self.problems.told, problems_left_out: self.problems.left_out, ..self.exported }
+    }
+
+    fn queues(&mut self, wanted: &dyn Fn(&QueueName) -> bool, on_work: OnWork<'_>) -> Result<(), Stop> {
+        let queues: Vec<(QueueName, u32)> =
+            self.names.iter().filter(|(name, _)| wanted(name)).map(|(name, record)| (name.clone(), record.id)).collect();
+        let mut of = 0;
+        let counters = self.txn.open_table(COUNTERS).map_err(Failure::from)?;
+        for (_, id) in &queues {
+            if let Some(row) = counters.get((COUNTERS_QUEUE, *id)).map_err(Failure::from)? {
+                of += Counters::decode(row.value())?.messages();
+            }
+        }
+        let mut done = 0;
+        on_work(Work::Rows { done, of });
+        for (name, id) in queues {
+            let before = done;
+            self.queue(&name, id, &mut || {
+                done += 1;
+                on_work(Work::Rows { done, of });
+            })?;
+            self.exported.queues.push((name, done - before));
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, name: &QueueName, id: u32, on_written: &mut dyn FnMut()) -> Result<(), Stop> {
+        for row in self.reader.due.range((id, 0, 0)..=(id, HELD, u64::MAX)).map_err(Failure::from)? {
+            let (key, value) = row.map_err(Failure::from)?;
+            let (_, due, position) = key.value();
+            self.message(name, position, Some(due), value.value(), on_written)?;
+        }
+        for row in self.reader.parked.range((id, 0, 0)..=(id, u64::MAX, u64::MAX)).map_err(Failure::from)? {
+            let (key, value) = row.map_err(Failure::from)?;
+            self.message(name, key.value().2, None, value.value(), on_written)?;
+        }
+        for row in self.reader.ready.range((id, 0, 0)..=(id, u8::MAX, u64::MAX)).map_err(Failure::from)? {
+            let (key, value) = row.map_err(Failure::from)?;
+            self.message(name, key.value().2, None, value.value(), on_written)?;
+        }
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        queue: &QueueName,
+        position: u64,
+        due: Option<u64>,
+        bytes: &[u8],
+        on_written: &mut dyn FnMut(),
+    ) -> Result<(), Stop> {
+        let record = match self.record(queue, due, bytes) {
+            Ok(record) => record,
+            Err(Failure::Damaged(reason)) => {
+                self.problems.push(format!("message {position} of queue '{queue}' is left out: {reason}"));
+                return Ok(());
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        if record.key.is_none() && Row::parse(bytes)?.key().is_some() {
+            self.problems.push(format!(
+                "the key of message {position} of queue '{queue}' is in none of its attributes, so its order is not kept"
+            ));
+        }
+        let mut line = record.to_line();
+        line.push(b'\n');
+        self.out.write_all(&line).map_err(Stop::Output)?;
+        on_written();
+        Ok(())
+    }
+
+    fn record(&self, queue: &QueueName, due: Option<u64>, bytes: &[u8]) -> Result<Record, Failure> {
+        let row = Row::parse(bytes)?;
+        let body = row.body().map(|body| self.reader.body(body)).transpose()?;
+        let message = decode_message(&Bytes::copy_from_slice(bytes), body.as_ref())?;
+        let held = due == Some(HELD);
+        let dead = row.death()?.map(|death| -> Result<Dead, Failure> {
+            let unknown = || Failure::Damaged(format!("it comes from queue {}, which does not exist", death.origin));
+            let origin = self.names.iter().find(|(_, record)| record.id == death.origin).ok_or_else(unknown)?;
+            Ok(Dead { origin: origin.0.clone(), at: death.at, reason: death.reason })
+        });
+        let mut history = Vec::new();
+        if row.history() > 0 {
+            for attempt in self.attempts.range((row.entry(), 0)..=(row.entry(), u32::MAX))? {
+                history.push(history::decode(attempt?.1.value())?);
+            }
+        }
+        Ok(Record {
+            queue: queue.clone(),
+            topic: row.topic()?,
+            accepted: Some(row.accepted()),
+            due: due.filter(|_| !held).map(WallMs),
+            chosen: row.is_chosen(),
+            held,
+            expires: row.expires(),
+            priority: row.priority(),
+            key: row.key().and_then(|hash| self.key_of(&message, hash)),
+            hops: row.hops(),
+            attempts: row.attempts(),
+            alone: row.is_alone(),
+            dead: dead.transpose()?,
+            history,
+            message,
+        })
+    }
+
+    /// The text that has this hash: only that is stored, and it stands in some attribute.
+    fn key_of(&self, message: &Message, hash: u64) -> Option<String> {
+        let own = ["subject", "id", "source", "type", "time", "datacontenttype", "dataschema"];
+        let own = own.into_iter().filter_map(|name| message.attribute(name));
+        let all = message.extensions().map(|(_, value)| value).chain(own);
+        all.map(|value| OrderKey(value.into())).find(|key| self.secret.of_key(key) == hash).map(|key| key.0.into_string())
+    }
+}

@@ -1,0 +1,207 @@
+//! Telling doubles: which identities were accepted within their window.
+//!
+//! Rows are grouped by window and generation, a generation being one window long: an identity is looked up in the present
+//! generation and the one before, and a generation older than that is dead and deleted in bounded steps. Changing the window
+//! of a topic starts anew. Memory holds the numbers of the generations only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pelton_core::clock::WallMs;
+use pelton_core::engine::{Duplicate, Position};
+use redb::{ReadableDatabase as _, ReadableTable, WriteTransaction};
+
+use super::live::Live;
+use crate::command::{Now, Ticket};
+use crate::failure::Failure;
+use crate::prepare::PreparedIdentity;
+use crate::tables::{DEDUP, DedupKey, DedupValue};
+
+/// What is known of an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) accepted: WallMs,
+    pub(crate) first: u64,
+    pub(crate) targets: u32,
+    pub(crate) body: u64,
+}
+
+impl From<DedupValue> for Known {
+    fn from((accepted, first, targets, body): DedupValue) -> Self {
+        Self { accepted: WallMs(accepted), first, targets, body }
+    }
+}
+
+/// What an identity turned out to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Resolution {
+    /// Not known.
+    New,
+    /// A double of what was accepted before.
+    Known(Known),
+    /// A double of an earlier one in the same request: its index.
+    Same(usize),
+}
+
+/// The generations that have rows, by window in seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Generations {
+    by_window: BTreeMap<u32, BTreeSet<u32>>,
+}
+
+impl Generations {
+    /// Finds the generations in the table by leaping over their rows.
+    pub(crate) fn read(database: &redb::Database) -> Result<Self, Failure> {
+        let table = database.begin_read()?.open_table(DEDUP)?;
+        let mut generations = Self::default();
+        let mut from: DedupKey = (0, 0, 0);
+        while let Some(row) = table.range(from..)?.next() {
+            let (window, generation, _) = row?.0.value();
+            generations.by_window.entry(window).or_default().insert(generation);
+            from = match generation.checked_add(1) {
+                Some(next) => (window, next, 0),
+                None => (window.saturating_add(1), 0, 0),
+            };
+        }
+        Ok(generations)
+    }
+
+    /// The present generation of a window. A clock that steps back does not bring an earlier one.
+    fn present(&self, window: u32, now: WallMs) -> u32 {
+        let by_clock = u32::try_from(now.0 / (u64::from(window) * 1000)).unwrap_or(u32::MAX);
+        let latest = self.by_window.get(&window).and_then(BTreeSet::last).copied().unwrap_or(0);
+        by_clock.max(latest)
+    }
+
+    fn add(&mut self, window: u32, generation: u32) {
+        self.by_window.entry(window).or_default().insert(generation);
+    }
+
+    /// A generation that nobody looks into any more.
+    pub(crate) fn first_dead(&self, now: WallMs) -> Option<(u32, u32)> {
+        self.by_window.iter().find_map(|(window, generations)| {
+            let first = *generations.first()?;
+            (first.saturating_add(1) < self.present(*window, now)).then_some((*window, first))
+        })
+    }
+
+    pub(crate) fn remove(&mut self, window: u32, generation: u32) {
+        if let Some(generations) = self.by_window.get_mut(&window) {
+            generations.remove(&generation);
+            if generations.is_empty() {
+                self.by_window.remove(&window);
+            }
+        }
+    }
+}
+
+/// The window in whole seconds, at least one: part of the key.
+fn seconds(identity: &PreparedIdentity) -> u32 {
+    u32::try_from(identity.window.as_secs()).unwrap_or(u32::MAX).max(1)
+}
+
+impl<T: Ticket> Live<T> {
+    /// What each identity is; or the index of one whose body differs from the one that is known.
+    pub(super) fn resolve(
+        &mut self,
+        identities: &[PreparedIdentity],
+        now: Now,
+    ) -> Result<Result<Vec<Resolution>, usize>, Failure> {
+        let mut resolved = Vec::with_capacity(identities.len());
+        let mut of_request: BTreeMap<(u32, u128), usize> = BTreeMap::new();
+        for (index, identity) in identities.iter().enumerate() {
+            let key = (seconds(identity), identity.hash);
+            if let Some(earlier) = of_request.get(&key).copied() {
+                if identities[earlier].body != identity.body {
+                    return Ok(Err(index));
+                }
+                resolved.push(Resolution::Same(earlier));
+                continue;
+            }
+            let known = self.look_up(key.0, key.1, now)?;
+            match known.filter(|known| now.wall.since(known.accepted) < identity.window) {
+                Some(known) if known.body != identity.body => return Ok(Err(index)),
+                Some(known) => resolved.push(Resolution::Known(known)),
+                None => {
+                    of_request.insert(key, index);
+                    resolved.push(Resolution::New);
+                }
+            }
+        }
+        Ok(Ok(resolved))
+    }
+
+    fn look_up(&mut self, window: u32, hash: u128, now: Now) -> Result<Option<Known>, Failure> {
+        if let Some(staged) = self.stage.identities.get(&(window, hash)) {
+            return Ok(Some(*staged));
+        }
+        let present = self.generations.present(window, now.wall);
+        let reader = self.reader()?;
+        for generation in [Some(present), present.checked_sub(1)].into_iter().flatten() {
+            if let Some(row) = reader.dedup.get((window, generation, hash))? {
+                return Ok(Some(row.value().into()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Stages the rows of new identities; returns the doubles.
+    pub(super) fn remember_identities(
+        &mut self,
+        identities: &[PreparedIdentity],
+        resolved: &[Resolution],
+        positions: &[Option<Position>],
+        now: Now,
+    ) -> Vec<Duplicate> {
+        let mut duplicates = Vec::new();
+        for (index, (identity, resolution)) in identities.iter().zip(resolved).enumerate() {
+            let (window, targets) = (seconds(identity), u32::try_from(identity.entries.len()).unwrap_or(u32::MAX));
+            let known = match resolution {
+                Resolution::Known(known) => Some(*known),
+                Resolution::Same(earlier) => {
+                    self.stage.identities.get(&(window, identities[*earlier].hash)).copied()
+                }
+                Resolution::New => None,
+            };
+            if let Some(known) = known {
+                let first = Position(known.first);
+                duplicates.push(Duplicate { identity: index, first, targets: known.targets });
+                continue;
+            }
+            let first = positions.get(identity.entries.start).copied().flatten().map_or(0, |position| position.0);
+            let known = Known { accepted: now.wall, first, targets, body: identity.body };
+            let generation = self.generations.present(window, now.wall);
+            self.generations.add(window, generation);
+            self.stage.identities.insert((window, identity.hash), known);
+            let value = (now.wall.0, first, targets, identity.body);
+            self.stage.dedup.push(((window, generation, identity.hash), value));
+        }
+        duplicates
+    }
+}
+
+/// Writes new identities, and deletes up to `rows_max` of a dead generation. Which one is empty now, if it is.
+pub(super) fn write_dedup(
+    txn: &WriteTransaction,
+    mut rows: Vec<(DedupKey, DedupValue)>,
+    dead: Option<(u32, u32)>,
+    rows_max: usize,
+) -> Result<Option<(u32, u32)>, Failure> {
+    if rows.is_empty() && dead.is_none() {
+        return Ok(None);
+    }
+    let mut table = txn.open_table(DEDUP)?;
+    rows.sort_unstable_by_key(|(key, _)| *key);
+    for (key, value) in rows {
+        table.insert(key, value)?;
+    }
+    let Some((window, generation)) = dead else { return Ok(None) };
+    let range = (window, generation, 0)..=(window, generation, u128::MAX);
+    let mut keys = Vec::new();
+    for row in table.range(range)?.take(rows_max.max(1)) {
+        keys.push(row?.0.value());
+    }
+    for key in &keys {
+        table.remove(key)?;
+    }
+    Ok((keys.len() < rows_max.max(1)).then_some((window, generation)))
+}

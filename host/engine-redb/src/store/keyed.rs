@@ -1,0 +1,174 @@
+//! Leasing in order by key: who is served next, and parking those who wait for long.
+//!
+//! A lease call without an end may get several messages of one key, since its holder handles them in turn: a *chain*. Any other gets
+//! one, and the key is busy until that is settled.
+
+use std::collections::HashSet;
+
+use super::keys::Waiting;
+use super::leases::Place;
+use super::live::Live;
+use super::stage::Take;
+use super::window::WindowEntry;
+use crate::command::Ticket;
+use crate::failure::Failure;
+use crate::tables::{IN_READY, RANK};
+
+/// What one lease call has of keys so far.
+#[derive(Debug)]
+pub(super) struct Chain {
+    /// Whether it may have more than one message of a key.
+    allowed: bool,
+    /// Keys that were free and had nothing waiting: what follows of them in the window may follow in the lease too.
+    fresh: HashSet<u64>,
+    /// The key that was served last from what waits, and behind which position to go on with it.
+    current: Option<(u64, u64)>,
+}
+
+impl Chain {
+    pub(super) fn new(allowed: bool) -> Self {
+        Self { allowed, fresh: HashSet::new(), current: None }
+    }
+}
+
+impl<T: Ticket> Live<T> {
+    /// The next message whose key is free. Those of free keys that had to wait come first, then the queue in its order; what
+    /// meets a busy key on the way waits for it.
+    pub(super) fn next_of_keys(
+        &mut self,
+        queue: u32,
+        chain: &mut Chain,
+    ) -> Result<Option<(Place, WindowEntry)>, Failure> {
+        self.load_keys(queue)?;
+        loop {
+            if let Some((hash, last)) = chain.current.take().filter(|_| chain.allowed)
+                && let Some(next) = self.first_of_key(queue, hash, last.saturating_add(1))?
+            {
+                chain.current = Some((hash, next.0.position()));
+                return Ok(Some(next));
+            }
+            let eligible = self.queues[queue as usize].keys.next_eligible();
+            let eligible = if eligible.is_some() { eligible } else { self.scan_parked(queue)? };
+            if let Some(hash) = eligible {
+                if let Some(next) = self.first_of_key(queue, hash, 0)? {
+                    chain.current = Some((hash, next.0.position()));
+                    return Ok(Some(next));
+                }
+                self.queues[queue as usize].keys.retire(hash);
+                continue;
+            }
+            let Some((place, entry)) = self.next_in_lines(queue)? else { return Ok(None) };
+            let Some(hash) = entry.key else { return Ok(Some((place, entry))) };
+            let keys = &mut self.queues[queue as usize].keys;
+            if !keys.is_busy(hash) {
+                chain.fresh.insert(hash);
+                return Ok(Some((place, entry)));
+            }
+            if chain.allowed && chain.fresh.contains(&hash) {
+                return Ok(Some((place, entry)));
+            }
+            let (id, accepted) = (entry.entry, entry.accepted);
+            keys.wait(hash, Waiting { place, id, accepted, entry: Some(entry) });
+            if keys.is_crowded(self.tuning.window_entries / 2, self.tuning.window_bytes / 2) {
+                self.park(queue);
+                // The commit makes room; whoever waits is served then.
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The message of a key with the least position from `from` on, of those that wait for it. It is not in memory any more.
+    fn first_of_key(
+        &mut self,
+        queue: u32,
+        hash: u64,
+        from: u64,
+    ) -> Result<Option<(Place, WindowEntry)>, Failure> {
+        let state = &self.queues[queue as usize];
+        let waiting = state.keys.first_waiting(hash, from);
+        if state.stored.parked > 0 {
+            self.reader()?;
+            let reader = self.reader.as_ref().expect("it was made just now");
+            let gone = &self.queues[queue as usize].keys.gone;
+            for row in reader.parked.range((queue, hash, from)..=(queue, hash, u64::MAX))? {
+                let (key, value) = row?;
+                let position = key.value().2;
+                if waiting.is_some_and(|waiting| waiting < position) {
+                    break;
+                }
+                if !gone.contains(&position) {
+                    let entry = reader.entry(position, value.value())?;
+                    return Ok(Some((Place::Parked { key: hash, position }, entry)));
+                }
+            }
+        }
+        let state = &mut self.queues[queue as usize];
+        let Some(waiting) = waiting.and_then(|position| state.keys.take_waiting(hash, position)) else {
+            return Ok(None);
+        };
+        if matches!(waiting.place, Place::Due { .. }) {
+            state.overdue -= 1;
+        }
+        let entry = match (waiting.entry, waiting.place) {
+            (Some(entry), _) => entry,
+            (None, place) => self.reader()?.at(queue, place)?,
+        };
+        Ok(Some((waiting.place, entry)))
+    }
+
+    /// The next key with parked messages from before the store was opened that nothing holds up.
+    fn scan_parked(&mut self, queue: u32) -> Result<Option<u64>, Failure> {
+        while let Some(from) = self.queues[queue as usize].keys.scan {
+            let reader = self.reader()?;
+            let first = reader.parked.range((queue, from, 0)..=(queue, u64::MAX, u64::MAX))?.next();
+            let found = first.transpose()?.map(|(key, _)| key.value().1);
+            let keys = &mut self.queues[queue as usize].keys;
+            keys.scan = found.and_then(|hash| hash.checked_add(1));
+            if let Some(hash) = found.filter(|hash| !keys.is_busy(*hash)) {
+                return Ok(Some(hash));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Learns which messages from before the store was opened come before those parked of their key: such as wait for their next
+    /// attempt, which block it, and such as were leased, which come first.
+    pub(super) fn load_keys(&mut self, queue: u32) -> Result<(), Failure> {
+        if self.queues[queue as usize].keys.loaded {
+            return Ok(());
+        }
+        self.reader()?;
+        let reader = self.reader.as_ref().expect("it was made just now");
+        let state = &mut self.queues[queue as usize];
+        for row in reader.retrying.range((queue, 0, 0)..=(queue, u64::MAX, u64::MAX))? {
+            let (key, due) = row?;
+            let (_, hash, position) = key.value();
+            if due.value() != IN_READY {
+                state.keys.retry(hash);
+                continue;
+            }
+            let entry = reader.ready_at(queue, RANK, position)?;
+            let place = Place::Ready { rank: RANK, position };
+            state.line(RANK).window.forget(position);
+            let waiting = Waiting { place, id: entry.entry, accepted: entry.accepted, entry: None };
+            state.keys.load_marked(hash, waiting);
+        }
+        state.keys.loaded = true;
+        Ok(())
+    }
+
+    /// Stages what waits for its key in memory to wait on disk. Those of the key that are leased and stay in `ready` come before them,
+    /// which has to be known after a restart.
+    fn park(&mut self, queue: u32) {
+        for (hash, waiting) in self.queues[queue as usize].keys.take_parkable() {
+            let keys = &mut self.queues[queue as usize].keys;
+            let marks = keys.mark(hash);
+            let marked = keys.leave(hash, waiting.place.position());
+            self.stage.marks.extend(marks.into_iter().map(|position| ((queue, hash, position), IN_READY)));
+            self.stage_free(queue, waiting.place, waiting.id, Take::Park);
+            if let Some(taken) = self.stage.taken.last_mut() {
+                taken.marked = marked;
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The keys of a queue that keeps messages in order by key: which are busy, and what of them waits in memory.
+//!
+//! A key is *busy* while a message of it is leased, waits to be tried again, or is next to be leased. Messages of a busy key wait
+//! in memory at first; when too many do, they are parked on disk. Whoever is served next of a key is the one with the
+//! least position among those in memory and those parked. Only busy keys are known here: a hundred thousand others cost nothing.
+//!
+//! Invariants: every key here is busy; a key that is next to be leased is in `eligible` exactly once; parked rows of a key
+//! exist only while it is here, but for those from before the store was opened, which `scan` finds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
+
+use pelton_core::clock::WallMs;
+
+use super::leases::{NumberHasher, Place};
+use super::window::WindowEntry;
+
+/// A message that waits for its key.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) place: Place,
+    pub(crate) id: u64,
+    pub(crate) accepted: WallMs,
+    /// None: it is read from disk.
+    pub(crate) entry: Option<WindowEntry>,
+}
+
+/// A busy key.
+#[derive(Debug, Default)]
+pub(crate) struct Key {
+    /// Messages of it that are leased or being settled.
+    leased: u32,
+    /// Messages of it that wait for their next attempt.
+    retrying: u32,
+    /// The leased that lie in `ready` and stay there until they are settled.
+    in_ready: BTreeSet<u64>,
+    /// Messages in `ready` that are known on disk to come before those parked.
+    marked: BTreeSet<u64>,
+    /// It is in the line of those that are served next.
+    eligible: bool,
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+impl Key {
+    fn is_held_up(&self) -> bool {
+        self.leased > 0 || self.retrying > 0
+    }
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    by_hash: HashMap<u64, Key, BuildHasherDefault<NumberHasher>>,
+    /// Keys that are free and may have something, in the order in which they became so.
+    eligible: VecDeque<u64>,
+    /// The messages that wait in memory, by when they were accepted, with their keys.
+    ages: BTreeMap<(WallMs, u64), u64>,
+    waiting_bytes: usize,
+    /// When the oldest message that was parked, as long as any are, was accepted.
+    pub(crate) parked_oldest: Option<WallMs>,
+    /// Positions in `parked` that the transaction being staged takes away.
+    pub(crate) gone: BTreeSet<u64>,
+    /// Positions in `ready` that were marked when the store was opened.
+    aside: BTreeSet<u64>,
+    /// Whether the keys of retries from before the store was opened are known.
+    pub(crate) loaded: bool,
+    /// Parked keys from this one on were not looked at since the store was opened.
+    pub(crate) scan: Option<u64>,
+}
+
+impl Keys {
+    /// What is known of the keys of a queue that was just opened.
+    pub(crate) fn unread(parked: u64, retrying: u64) -> Self {
+        Self { loaded: retrying == 0, scan: (parked > 0).then_some(0), ..Self::default() }
+    }
+
+    pub(crate) fn is_busy(&self, hash: u64) -> bool {
+        self.by_hash.contains_key(&hash)
+    }
+
+    /// Whether somebody could be served who waits for nothing but a lease.
+    pub(crate) fn has_eligible(&self) -> bool {
+        !self.eligible.is_empty() || self.scan.is_some()
+    }
+
+    /// Whether so much waits in memory that it should be parked.
+    pub(crate) fn is_crowded(&self, entries_max: usize, bytes_max: usize) -> bool {
+        self.ages.len() >= entries_max.max(1) || self.waiting_bytes >= bytes_max.max(1)
+    }
+
+    /// A message of the key is leased.
+    pub(crate) fn lease(&mut self, hash: u64, place: Place) {
+        let key = self.by_hash.entry(hash).or_default();
+        key.leased += 1;
+        if let Place::Ready { position, .. } = place {
+            key.in_ready.insert(position);
+        }
+    }
+
+    /// A message that is leased, or waits in memory, is about to leave its place. Whether it is marked on disk: not any more.
+    pub(crate) fn leave(&mut self, hash: u64, position: u64) -> bool {
+        let Some(key) = self.by_hash.get_mut(&hash) else { return false };
+        key.in_ready.remove(&position);
+        key.marked.remove(&position)
+    }
+
+    /// Marks the leased messages of a key that lie in `ready`. Those that were not marked before.
+    pub(crate) fn mark(&mut self, hash: u64) -> Vec<u64> {
+        let Some(key) = self.by_hash.get_mut(&hash) else { return Vec::new() };
+        let new: Vec<u64> = key.in_ready.difference(&key.marked).copied().collect();
+        key.marked.extend(new.iter().copied());
+        new
+    }
+
+    /// Learns of a message in `ready` that is marked on disk, and that nobody holds.
+    pub(crate) fn load_marked(&mut self, hash: u64, waiting: Waiting) {
+        let position = waiting.place.position();
+        self.wait(hash, waiting);
+        self.by_hash.entry(hash).or_default().marked.insert(position);
+        self.aside.insert(position);
+        self.offer(hash);
+    }
+
+    /// Whether the message in `ready` came to memory by its mark, so that no window takes it up.
+    pub(crate) fn is_aside(&self, position: u64) -> bool {
+        self.aside.contains(&position)
+    }
+
+    pub(crate) fn retry(&mut self, hash: u64) {
+        self.by_hash.entry(hash).or_default().retrying += 1;
+    }
+
+    /// A message of the key is not leased any more.
+    pub(crate) fn unlease(&mut self, hash: u64, position: u64) {
+        let key = self.by_hash.entry(hash).or_default();
+        key.leased = key.leased.saturating_sub(1);
+        key.in_ready.remove(&position);
+        self.offer(hash);
+    }
+
+    /// A message of the key does not wait for its next attempt any more: its time has come, or it is gone.
+    pub(crate) fn unretry(&mut self, hash: u64) {
+        let key = self.by_hash.entry(hash).or_default();
+        key.retrying = key.retrying.saturating_sub(1);
+        self.offer(hash);
+    }
+
+    /// Puts the key in line if nothing holds it up.
+    pub(crate) fn offer(&mut self, hash: u64) {
+        if let Some(key) = self.by_hash.get_mut(&hash)
+            && !key.is_held_up()
+            && !key.eligible
+        {
+            key.eligible = true;
+            self.eligible.push_back(hash);
+        }
+    }
+
+    /// The next key to serve; it is not in line any more.
+    pub(crate) fn next_eligible(&mut self) -> Option<u64> {
+        while let Some(hash) = self.eligible.pop_front() {
+            if let Some(key) = self.by_hash.get_mut(&hash) {
+                key.eligible = false;
+                if !key.is_held_up() {
+                    return Some(hash);
+                }
+            }
+        }
+        None
+    }
+
+    /// Forgets a free key that has nothing left.
+    pub(crate) fn retire(&mut self, hash: u64) {
+        if let Some(key) = self.by_hash.get(&hash)
+            && !key.is_held_up()
+            && !key.eligible
+            && key.waiting.is_empty()
+            && key.marked.is_empty()
+        {
+            self.by_hash.remove(&hash);
+        }
+    }
+
+    /// Lets a message wait for its key.
+    pub(crate) fn wait(&mut self, hash: u64, waiting: Waiting) {
+        self.ages.insert((waiting.accepted, waiting.place.position()), hash);
+        self.waiting_bytes += waiting.entry.as_ref().map_or(0, WindowEntry::bytes);
+        let key = self.by_hash.entry(hash).or_default();
+        if let Some(old) = key.waiting.insert(waiting.place.position(), waiting) {
+            self.forgotten(&old);
+        }
+    }
+
+    /// The position of the first message in memory that waits for the key, from `from` on.
+    pub(crate) fn first_waiting(&self, hash: u64, from: u64) -> Option<u64> {
+        self.by_hash.get(&hash)?.waiting.range(from..).next().map(|(position, _)| *position)
+    }
+
+    pub(crate) fn take_waiting(&mut self, hash: u64, position: u64) -> Option<Waiting> {
+        let waiting = self.by_hash.get_mut(&hash)?.waiting.remove(&position)?;
+        self.forgotten(&waiting);
+        Some(waiting)
+    }
+
+    /// The oldest message that waits in memory, with its key. It does not wait any more.
+    pub(crate) fn take_oldest(&mut self) -> Option<(u64, Waiting)> {
+        let ((_, position), hash) = self.ages.first_key_value().map(|(age, hash)| (*age, *hash))?;
+        let waiting = self.take_waiting(hash, position)?;
+        Some((hash, waiting))
+    }
+
+    /// Forgets a message, wherever it is going.
+    pub(crate) fn forget(&mut self, hash: u64, position: u64) -> bool {
+        let was_there = self.take_waiting(hash, position).is_some();
+        self.retire(hash);
+        was_there
+    }
+
+    fn forgotten(&mut self, waiting: &Waiting) {
+        self.ages.remove(&(waiting.accepted, waiting.place.position()));
+        self.waiting_bytes -= waiting.entry.as_ref().map_or(0, WindowEntry::bytes);
+    }
+
+    /// Takes all messages that wait in memory and lie in `ready`, for parking: each with its key.
+    pub(crate) fn take_parkable(&mut self) -> Vec<(u64, Waiting)> {
+        let mut taken = Vec::new();
+        for (hash, key) in &mut self.by_hash {
+            let parkable = |_: &u64, waiting: &mut Waiting| matches!(waiting.place, Place::Ready { .. });
+            // What is served next stays, so that a free key is never without.
+            if key.is_held_up() {
+                taken.extend(key.waiting.extract_if(.., parkable).map(|(_, waiting)| (*hash, waiting)));
+            }
+        }
+        for (_, waiting) in &taken {
+            self.forgotten(waiting);
+            self.parked_oldest = Some(self.parked_oldest.map_or(waiting.accepted, |oldest| oldest.min(waiting.accepted)));
+        }
+        // The map has no order, and what follows must be the same every time.
+        taken.sort_unstable_by_key(|(_, waiting)| waiting.place.position());
+        taken
+    }
+
+    /// When the oldest message that waits for its key was accepted, or one nearly as old where it is parked.
+    pub(crate) fn oldest(&self) -> Option<WallMs> {
+        self.ages.first_key_value().map(|((accepted, _), _)| *accepted).into_iter().chain(self.parked_oldest).min()
+    }
+}

@@ -1,0 +1,69 @@
+//! Deliveries that ended with the process that ran them: each counts as an attempt, and the next one is made alone.
+
+use pelton_core::engine::Lost;
+
+use super::effects::Whose;
+use super::leases::Place;
+use super::live::Live;
+use super::stage::{Answer, Grave, Take};
+use super::{Failed, Replies};
+use crate::command::{Now, Reply, Ticket};
+use crate::failure::Failure;
+use crate::history;
+use crate::row::{Death, Row};
+
+impl<T: Ticket> Live<T> {
+    /// Counts deliveries of messages that are still where they were and that nobody holds. Nothing else is staged meanwhile.
+    pub(super) fn lost(&mut self, ticket: T, lost: &[Lost], now: Now, replies: &mut Replies<T>) -> Result<(), Failed> {
+        match self.stage_lost(lost, now) {
+            Ok(count) => {
+                self.stage.answers.push((ticket, Answer::Lost(count)));
+                Ok(())
+            }
+            Err(failure) => {
+                replies.push((ticket, Reply::Lost(Err(failure.undone()))));
+                Err(failure.into())
+            }
+        }
+    }
+
+    fn stage_lost(&mut self, lost: &[Lost], now: Now) -> Result<u64, Failure> {
+        let mut count = 0;
+        for one in lost {
+            let Some((queue, place, whose, attempts)) = self.find_lost(one)? else { continue };
+            if self.leases.holds(whose.entry) || self.stage.taken.iter().any(|taken| taken.entry == whose.entry) {
+                continue;
+            }
+            count += 1;
+            let attempt = history::encode(&one.attempt);
+            let ended = format!("{}: {}", one.attempt.outcome, one.attempt.reason);
+            let age = now.wall.since(whose.accepted);
+            let exhausted = self.queues[queue as usize].retry.exhausted(attempts.saturating_add(1), age, &ended);
+            let take = match exhausted {
+                None => Take::Lose { attempt },
+                Some(reason) => {
+                    self.stage.dead += 1;
+                    let grave = self.grave(queue).unwrap_or(Grave::Held);
+                    Take::Die { death: Death { origin: queue, at: now.wall, reason }, grave, attempt: Some(attempt) }
+                }
+            };
+            self.stage_changed(queue, vec![(place, whose, take)]);
+        }
+        Ok(count)
+    }
+
+    fn find_lost(&mut self, one: &Lost) -> Result<Option<(u32, Place, Whose, u32)>, Failure> {
+        let (Ok(queue), Some(place)) = (self.check_queue(one.queue), Place::of_told(one.place)) else {
+            return Ok(None);
+        };
+        let reader = self.reader()?;
+        let row = match place {
+            Place::Ready { rank, position } => reader.ready.get((queue, rank, position))?,
+            Place::Due { due, position } => reader.due.get((queue, due, position))?,
+            Place::Parked { key, position } => reader.parked.get((queue, key, position))?,
+        };
+        let Some(row) = row else { return Ok(None) };
+        let row = Row::parse(row.value())?;
+        Ok((row.entry() == one.entry.0).then(|| (queue, place, Whose::of(row), row.attempts())))
+    }
+}

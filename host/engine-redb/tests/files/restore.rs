@@ -1,0 +1,87 @@
+//! Putting a backup in place, and what is refused there.
+
+use std::fs;
+use std::path::Path;
+
+use pelton_core::engine::Engine as _;
+use pelton_engine_redb::{DATA_FILE, OpenError, RestoreError, Work, restore};
+
+use crate::support::{Opened, close, files_in, filled_file, open};
+
+/// The error of restoring `file` into `dir`, whose text must have these parts.
+fn check(file: &Path, dir: &Path, parts: &[&str]) -> RestoreError {
+    let error = restore(file, dir, &mut |_| {}).expect_err("it is refused");
+    let text = error.to_string();
+    for part in parts {
+        assert!(text.contains(part), "{text:?} does not say {part:?}");
+    }
+    error
+}
+
+#[tokio::test]
+async fn a_data_file_of_old_is_put_in_place() {
+    let (folder, bytes) = filled_file().await;
+    let dir = folder.path().join("some/new");
+    let mut work = Vec::new();
+    let report = restore(&folder.path().join(DATA_FILE), &dir, &mut |done| work.push(done)).expect("it is whole");
+    assert_eq!((report.file, report.bytes), (dir.join(DATA_FILE), bytes.len() as u64));
+    let copied = Work::Copying { done: report.bytes, of: report.bytes };
+    assert!(work.contains(&copied) && work.contains(&Work::Pages), "{work:?}");
+    assert!(matches!(work.last(), Some(Work::Rows { done, of }) if done == of && *of > 60), "{:?}", work.last());
+    let opened = Opened::new(&dir).await;
+    assert_eq!(opened.stored("plain").await.len(), 62);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn data_is_never_replaced() {
+    let (folder, _) = filled_file().await;
+    let file = folder.path().join(DATA_FILE);
+    let other = tempfile::tempdir().expect("a temporary folder");
+    let engine = open(other.path()).expect("it is new");
+    let id = engine.store_id();
+    let error = check(&file, other.path(), &["in use by another process"]);
+    assert!(matches!(error, RestoreError::Open(OpenError::InUse { .. })), "{error:?}");
+    close(engine).await;
+    let error = check(&file, other.path(), &["holds data already", "move '", "pelton.redb' away"]);
+    assert!(matches!(error, RestoreError::NotEmpty { .. }), "{error:?}");
+    check(&file, folder.path(), &["holds data already"]);
+    let engine = open(other.path()).expect("it is as it was");
+    assert_eq!(engine.store_id(), id);
+    close(engine).await;
+}
+
+#[tokio::test]
+async fn what_is_no_backup_is_refused_and_nothing_stays() {
+    let (folder, bytes) = filled_file().await;
+    let file = folder.path().join("backup");
+    let dir = folder.path().join("new");
+    let nothing_stays = || assert!(!files_in(&dir).iter().any(|name| name.starts_with(DATA_FILE)), "{:?}", files_in(&dir));
+
+    check(&file, &dir, &["there is no data file", "backup'"]);
+    nothing_stays();
+    fs::write(&file, "a shopping list").expect("written");
+    check(&file, &dir, &["backup' is not a data file of pelton"]);
+    nothing_stays();
+    fs::write(&file, "").expect("written");
+    check(&file, &dir, &["backup' is not a data file of pelton: it is empty"]);
+    nothing_stays();
+    fs::write(&file, &bytes[..bytes.len() / 2]).expect("written");
+    let error = check(&file, &dir, &["the backup '", "backup' is damaged", "use another one"]);
+    assert!(matches!(error, RestoreError::Damaged { .. }), "{error:?}");
+    nothing_stays();
+    redb::Database::create(folder.path().join("theirs")).expect("created");
+    check(&folder.path().join("theirs"), &dir, &["theirs' is not a data file of pelton", "another program"]);
+    nothing_stays();
+
+    fs::write(&file, &bytes).expect("written");
+    restore(&file, &dir, &mut |_| {}).expect("the folder is as good as new");
+}
+
+#[tokio::test]
+async fn a_file_in_use_is_no_backup() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engine = open(folder.path()).expect("it is new");
+    check(&folder.path().join(DATA_FILE), &folder.path().join("new"), &["in use by another process"]);
+    close(engine).await;
+}
