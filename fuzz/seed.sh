@@ -2,12 +2,15 @@
 # Fills corpus/ from the examples' files and from seeds/. Repeating it changes nothing.
 set -eu
 cd "$(dirname "$0")"
-for target in config events expression message pattern token; do mkdir -p "corpus/$target"; done
+for target in config events expression message pattern record row schedule token; do mkdir -p "corpus/$target"; done
 
 cp ../broker.toml corpus/config/seed-root
 for file in ../examples/*/broker.toml; do
     cp "$file" "corpus/config/seed-$(basename "$(dirname "$file")")"
 done
+
+# The file of the tests that has every key.
+sed -n '/^const FULL: /,/^"#;/p' ../host/core/src/config/tests.rs | sed '1d;$d' > corpus/config/seed-full
 
 # Events: each line of an example's sample as the data of an event, and the first few as a batch.
 event='{"specversion":"1.0","id":"1","source":"/seed","type":"t","subject":"s","time":"2026-01-31T12:00:00Z","n":7,"data":'
@@ -29,3 +32,13 @@ while IFS= read -r expression; do
     name=$(printf '%s' "$expression" | cksum | cut -d ' ' -f 1)
     printf '%s\0{"canary":["canary",1,2.5,null,{"a":"canary"}]}' "$expression" > "corpus/expression/seed-canary-$name"
 done < seeds/expressions.txt
+
+# Schedules: a line each, its parts on lines of their own.
+while IFS= read -r schedule; do
+    name=$(printf '%s' "$schedule" | cksum | cut -d ' ' -f 1)
+    printf '%s' "$schedule" | tr '|' '\n' > "corpus/schedule/seed-$name"
+done < seeds/schedules.txt
+
+# Records: the JSON of a queue and of an attempt; the target puts version and checksum around it.
+printf '%s' '{"id":4,"declared":true,"paused":true,"dead_letter":5,"settings":{"max-attempts":5,"max-age-ms":null,"backoff-initial-ms":1000,"backoff-factor":2.0,"backoff-max-ms":300000,"backoff-jitter":0.2,"order-by-key":true,"priority":false,"max-messages":7,"max-bytes":null,"overflow":"drop-oldest","expired-dropped":false},"ranked":true}' > corpus/record/seed-queue
+printf '%s' '{"number":2,"at_ms":1000,"outcome":"trap","reason":"it panicked","duration_us":17,"digest":"ab","log_tail":"line\n"}' > corpus/record/seed-attempt

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{BOUND, Load, Soak, Sums, THREE_WAYS, TestBroker, event, eventually, ids, moment, send, subjects};
+use crate::support::{BOUND, TestBroker, event, eventually, ids, send, subjects};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -140,38 +140,4 @@ async fn the_age_of_what_comes_from_the_future_is_nothing() {
     })
     .await;
     assert_eq!(ids(&broker.lease("inbox", 2, "10m").await), [first, second], "as accepted, whatever the clock said");
-}
-
-/// Jumps between two audits.
-const JUMPS: u64 = 12;
-
-#[tokio::test]
-async fn jumps_at_any_moment_under_load() {
-    let (mut broker, faults) = TestBroker::start_faulty(THREE_WAYS).await;
-    let soak = Soak::new("clock jumps", Duration::from_secs(6));
-    let mut random = soak.random();
-    let mut load = Load::new(random.u64(..1_000_000));
-    let (mut jumps, mut kills, mut sums) = (0, 0, Sums::default());
-    while soak.goes_on() {
-        for _ in 0..JUMPS {
-            load.begin(&broker.api());
-            moment(&mut random, 200).await;
-            let by = Duration::from_millis(random.u64(..48 * 3_600_000));
-            if random.bool() { faults.clock_ahead(by) } else { faults.clock_behind(by) }
-            jumps += 1;
-            moment(&mut random, 200).await;
-            if random.u8(..4) == 0 {
-                broker.kill_9();
-                kills += 1;
-                load.end().await;
-                broker.restart().await;
-            }
-            load.end().await;
-            if !soak.goes_on() {
-                break;
-            }
-        }
-        sums += load.audit(&broker).await;
-        soak.say(&format!("{jumps} jumps, {kills} kills; {sums}"));
-    }
 }

@@ -1,18 +1,13 @@
 //! A disk that fails: the broker says so, comes back by itself when the disk does, and has lost and doubled nothing.
 
-use std::time::Duration;
-
 use serde_json::json;
 
-use crate::support::{
-    Api, BOUND, Calls, CarriedOut, Errno, Fault, Faults, Load, Reply, Soak, Sums, THREE_WAYS, TestBroker, event,
-    eventually, ids, moment, send,
-};
+use crate::support::{Api, BOUND, Calls, CarriedOut, Fault, Reply, TestBroker, event, eventually, ids, send};
 
 const INBOX: &str = "[queues.inbox]\n[[routes]]\nfrom = \"a\"\nto = [\"queue:inbox\"]\n";
 
 /// Waits until `/readyz` answers `status`.
-async fn readiness(broker: &Api, status: u16) -> Reply {
+pub(super) async fn readiness(broker: &Api, status: u16) -> Reply {
     eventually(&format!("/readyz answers {status}"), BOUND, async || match broker.get("/readyz").await {
         reply if reply.status == status => Ok(reply),
         reply => Err(reply),
@@ -111,78 +106,22 @@ async fn reading_fails() {
     };
     assert_eq!(code(&refused), "unavailable", "{refused}");
     faults.end();
-    eventually("the broker reads again", BOUND, async || match broker.get(&path).await {
-        reply if reply.status == 200 => Ok(()),
-        reply => Err(reply),
+    // redb refuses everything after a failed read; who writes next finds that out, and reopens the store.
+    eventually("the broker writes and reads again", BOUND, async || {
+        let (written, read) = (publish(&broker, "again").await, broker.get(&path).await);
+        if written.status == 200 && read.status == 200 { Ok(()) } else { Err(read) }
     })
     .await;
     let mut count = 0;
     while count < 60 {
         for leased in broker.lease("inbox", 10, "10m").await {
-            assert_eq!((&leased["message"]["data"], &leased["attempt"]), (&json!(body), &json!(1)));
             broker.settle("inbox", &leased["token"], "ack").await.ok();
-            count += 1;
+            assert_eq!(leased["attempt"], 1, "no attempt is counted");
+            if leased["message"]["id"] != "again" {
+                assert!(leased["message"]["data"] == body, "it is whole");
+                count += 1;
+            }
         }
     }
-    assert_eq!(broker.depth("inbox").await, 0);
     assert!(broker.runs());
-}
-
-/// Faults between two audits.
-const FAULTS: u64 = 12;
-
-#[tokio::test]
-async fn faults_of_any_kind_at_any_moment_under_load() {
-    let (mut broker, faults) = TestBroker::start_faulty(THREE_WAYS).await;
-    let soak = Soak::new("disk faults", Duration::from_secs(8));
-    let mut random = soak.random();
-    let mut load = Load::new(random.u64(..1_000_000));
-    let (mut failed, mut kills, mut sums) = (0, 0, Sums::default());
-    while soak.goes_on() {
-        for _ in 0..FAULTS {
-            load.begin(&broker.api());
-            moment(&mut random, 200).await;
-            faults.begin(any(&mut random));
-            moment(&mut random, 300).await;
-            if random.u8(..4) == 0 {
-                kill_and_start(&mut broker, &faults).await;
-                kills += 1;
-            }
-            failed += faults.failed();
-            faults.end();
-            assert!(broker.runs(), "it ended");
-            readiness(&broker, 200).await;
-            load.end().await;
-            if !soak.goes_on() {
-                break;
-            }
-        }
-        sums += load.audit(&broker).await;
-        soak.say(&format!("{failed} calls failed, {kills} kills meanwhile; {sums}"));
-    }
-    assert!(failed > 0, "no fault struck");
-}
-
-/// A fault of any kind: a single call, a few, or all for a while.
-fn any(random: &mut fastrand::Rng) -> Fault {
-    let of = [Calls::Write, Calls::Sync, Calls::Read, Calls::Grow, Calls::All];
-    let carried_out = [CarriedOut::Nothing, CarriedOut::Half, CarriedOut::All];
-    Fault {
-        calls: of[random.usize(..of.len())],
-        errno: if random.bool() { Errno::Io } else { Errno::NoSpace },
-        carried_out: carried_out[random.usize(..carried_out.len())],
-        pass: random.u64(..60),
-        count: [Some(1), Some(3), None][random.usize(..3)],
-    }
-}
-
-/// Kills it and starts it on a disk that may still fail. Then it refuses to start, and does with a disk that is well.
-async fn kill_and_start(broker: &mut TestBroker, faults: &Faults) {
-    broker.kill_9();
-    broker.spawn();
-    if let Err(status) = broker.ready().await {
-        assert_eq!(status.code(), Some(6), "{}", broker.said());
-        faults.end();
-        broker.restart().await;
-    }
 }

@@ -1,6 +1,7 @@
 //! One module per subject.
 
 mod arrows;
+mod backup;
 mod bad_configuration;
 mod bad_requests;
 mod bad_surroundings;
@@ -14,16 +15,18 @@ mod delay;
 mod disk_full;
 mod examples;
 mod expiry;
-mod flipped_bits;
 mod io_faults;
 mod key_order;
-mod kill_loop;
 mod lost;
 mod misbehaving;
+mod operation;
 mod path;
 mod priority;
 mod pull;
+mod redrive;
 mod reload;
 mod retries;
+mod schedules;
 mod shutdown;
+mod soak;
 mod webhooks;

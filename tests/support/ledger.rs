@@ -72,10 +72,11 @@ impl Ledger {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Messages of unknown fate so far.
-    pub(crate) fn unknown(&self) -> u64 {
+    /// The requests of unknown fate, and how many messages each has.
+    pub(crate) fn unknown(&self) -> Vec<(String, u64)> {
         let requests = self.requests.lock().expect("nobody panics holding it");
-        requests.values().filter(|(_, fate)| *fate == Fate::Unknown).map(|(count, _)| count).sum()
+        let unknown = requests.iter().filter(|(_, (_, fate))| *fate == Fate::Unknown);
+        unknown.map(|(request, (count, _))| (request.clone(), *count)).collect()
     }
 
     /// Enters what became of a request of `count` messages.
@@ -136,6 +137,15 @@ pub(crate) struct Producer {
     pub(crate) most: u64,
 }
 
+/// The messages of a request.
+pub(crate) fn events(request: &str, count: u64, text: fn(&str) -> &'static str) -> Vec<Value> {
+    let message = |item| {
+        let id = format!("{request}-{item}");
+        text_event(&id, text(&id))
+    };
+    (0..count).map(message).collect()
+}
+
 /// Most messages in one request.
 const BATCH_MAX: u64 = 25;
 /// The pause after a request that was not accepted, and while a producer has sent enough.
@@ -153,13 +163,7 @@ impl Producer {
             }
             let count = 1 + number * 7 % BATCH_MAX;
             let request = format!("{}-{number}", self.name);
-            let events: Vec<Value> = (0..count)
-                .map(|item| {
-                    let id = format!("{request}-{item}");
-                    text_event(&id, (self.text)(&id))
-                })
-                .collect();
-            let answer = try_send(self.api.batch(self.topic, &events)).await;
+            let answer = try_send(self.api.batch(self.topic, &events(&request, count, self.text))).await;
             let is_gone = answer.is_err();
             let fate = match &answer {
                 Ok(reply) if reply.status == 200 => Fate::Accepted,

@@ -11,12 +11,15 @@ use tokio::task::JoinHandle;
 
 use super::api::{Api, ids, subjects, tally, try_send};
 use super::broker::TestBroker;
-use super::ledger::{Ledger, Producer, Sums};
+use super::ledger::{Fate, Ledger, Producer, Sums, events};
 
 /// Each message goes three ways: to a component that fails at times and then emits, to pull consumers, and to where it stays.
 pub(crate) const THREE_WAYS: &str = r#"
 [sandbox]
 slots = 16
+
+[topics.load]
+dedup = "1d"
 
 [queues.work]
 max-attempts = 1000
@@ -110,6 +113,18 @@ impl Load {
             let random = fastrand::Rng::with_seed(self.seed ^ (self.round << 8 | number));
             let pull = pull(api.clone(), Arc::clone(&self.pulled), Arc::clone(&self.ends), random);
             self.tasks.push(tokio::spawn(pull));
+        }
+    }
+
+    /// Publishes again, under the same ids, about half of the requests whose fate is unknown: where they were stored, they are known as doubles.
+    pub(crate) async fn repeat_some(&self, api: &Api, random: &mut fastrand::Rng) {
+        for (request, count) in self.ledger.unknown() {
+            if random.bool() {
+                let answers = api.accept("load", &events(&request, count, script)).await;
+                let doubles = answers.iter().filter(|answer| answer["duplicate"] == true).count() as u64;
+                assert!(doubles == 0 || doubles == count, "{doubles} of {count} of request {request} were there");
+                self.ledger.enter(request, count, Fate::Accepted);
+            }
         }
     }
 

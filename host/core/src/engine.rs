@@ -143,8 +143,8 @@ pub enum RequestError {
     /// A message's identity is known with another body; nothing was done. The index is one of [`Append::identities`].
     #[error("message {0} of those with an identity is known with another body")]
     IdReused(usize),
-    /// The schedule has ticked then or later; nothing was done.
-    #[error("the schedule has ticked at {} already", .0.0)]
+    /// The schedule has ticked then or later, or is not defined any more; nothing was done.
+    #[error("the schedule has ticked at {} already, or is gone", .0.0)]
     Ticked(WallMs),
     /// The disk is too full to take more; nothing was done. Leasing and settling go on.
     #[error("the disk is too full to take more messages; nothing was done")]

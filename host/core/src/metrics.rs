@@ -300,6 +300,13 @@ mod tests {
     use crate::engine::QueueId;
 
     #[test]
+    fn all_outcomes_but_three_may_be_tried_again() {
+        let others = ["done", "reject", "host"];
+        let retried: Vec<_> = Outcome::WORDS.into_iter().filter(|word| !others.contains(word)).collect();
+        assert_eq!(retried, RETRIED_WORDS);
+    }
+
+    #[test]
     fn figures_of_queues() {
         let queue = QueueCounts {
             id: QueueId(1),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::engine::{Bounds, Expired, Guarantees, Order};
 use crate::name::{ConsumerName, QueueName};
-use crate::retry::RetryPolicy;
+use crate::retry::{Backoff, RetryPolicy};
 use crate::route::{Pattern, Router};
 use crate::runtime::Limits;
 pub use crate::schedule::SchedulePlan;
@@ -198,10 +198,16 @@ impl Plan {
     /// The queues as an engine needs to know them.
     #[must_use]
     pub fn definitions(&self) -> crate::engine::Definitions {
+        // An engine takes a longer wait than this for a mistake, and a consumer's own backoff may ask for one.
+        let retry = |queue: &QueuePlan| {
+            let own = self.consumers.iter().filter(|consumer| self.queue(consumer.queue).name == queue.name);
+            let longest = own.map(|consumer| consumer.retry.backoff.max).fold(queue.retry.backoff.max, Duration::max);
+            RetryPolicy { backoff: Backoff { max: longest, ..queue.retry.backoff.clone() }, ..queue.retry.clone() }
+        };
         let define = |queue: &QueuePlan| crate::engine::QueueDefinition {
             name: queue.name.clone(),
             dead_letter: queue.dead_letter.map(|index| self.queue(index).name.clone()),
-            retry: queue.retry.clone(),
+            retry: retry(queue),
             order: queue.order,
             priority: queue.priority,
             bounds: queue.bounds,

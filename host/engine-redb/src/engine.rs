@@ -149,11 +149,18 @@ impl RedbEngine {
 
     async fn lease_opened(&self, want: LeaseRequest) -> Result<Vec<Leased>, RequestError> {
         match self.ask(Request::Lease(want)).await {
-            Ok(Reply::Leased(grants)) => {
-                grants?.into_iter().map(|grant| grant.open().map_err(RequestError::from)).collect()
-            }
+            Ok(Reply::Leased(grants)) => self.open_all(grants?),
             other => Err(unanswered(other).into()),
         }
+    }
+
+    /// Decodes what was leased. Damage stops the store, as it does where the writer meets it: nobody should go on.
+    fn open_all(&self, grants: Vec<Grant>) -> Result<Vec<Leased>, RequestError> {
+        let opened = grants.into_iter().map(Grant::open).collect::<Result<Vec<_>, _>>();
+        opened.map_err(|error| {
+            let _ = self.sender.send(Message::Damaged(error.to_string()));
+            error.into()
+        })
     }
 
     async fn browse_page(&self, what: Browse) -> Result<Page, RequestError> {

@@ -35,6 +35,9 @@ mod tuning;
 mod verify;
 mod writer;
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod simulation;
 

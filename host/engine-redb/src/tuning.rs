@@ -19,6 +19,8 @@ pub struct Tuning {
     pub refill_below: usize,
     /// Most keys of waiting messages that a queue keeps in memory.
     pub due_entries: usize,
+    /// Most leases at once; beyond them nothing is leased until some end.
+    pub leases: usize,
     /// Most messages in one answer to a lease request.
     pub lease_entries: usize,
     /// Most bytes in one answer to a lease request; a single larger message passes.
@@ -37,6 +39,8 @@ pub struct Tuning {
     pub stage_on_lease: usize,
     /// Rows looked at in one step of collecting what expired.
     pub sweep_rows: usize,
+    /// The pause after a step that found nothing, so that long queues don't keep the writer busy.
+    pub sweep_step_wait: Duration,
     /// The pause after all queues were looked at for what expired.
     pub sweep_wait: Duration,
     /// Rows that one step of changing a queue's order moves.
@@ -91,6 +95,7 @@ impl Default for Tuning {
             refill_entries: 1024,
             refill_below: 512,
             due_entries: 4096,
+            leases: 262_144,
             lease_entries: 1000,
             lease_bytes: 16 << 20,
             settled_remembered: 65_536,
@@ -100,6 +105,7 @@ impl Default for Tuning {
             chunk_bytes: (64 << 10) - 512,
             stage_on_lease: 1000,
             sweep_rows: 1000,
+            sweep_step_wait: Duration::from_millis(20),
             sweep_wait: Duration::from_secs(1),
             order_rows: 1000,
             dedup_delete_rows: 2000,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use pelton_core::name::{QueueName, ScheduleName};
+use pelton_core::name::{ConsumerName, QueueName, ScheduleName};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable as _};
 
 use crate::failure::Failure;
@@ -13,8 +13,8 @@ use crate::records::{Counters, Global, NameRecord};
 use crate::row::{BodyRef, Row, decode_message};
 use crate::store::{Place, Reader};
 use crate::tables::{
-    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DEDUP, DUE, DueKey, HELD, NAMES, NAMES_QUEUE,
-    PARKED, RANK, READY, RETRYING, SCHEDULES, rank_of,
+    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DEDUP, DUE, HELD, IN_READY, NAMES,
+    NAMES_PAUSED_CONSUMER, NAMES_QUEUE, PARKED, RANK, READY, SCHEDULES, rank_of,
 };
 
 /// What a file holds, all of it checked.
@@ -59,8 +59,12 @@ pub(crate) struct Findings<'a> {
     positions: BTreeSet<u64>,
     /// The records of queues, by id.
     names: BTreeMap<u32, NameRecord>,
-    /// Keys of `due` with the hash of the key that each message is kept in order by.
-    keyed_due: BTreeMap<DueKey, u64>,
+    /// Queues that keep order by key and have parked messages; an order that is being changed back may break off anywhere.
+    parking: BTreeSet<u32>,
+    /// Of these, the positions in `ready` by key.
+    keyed_ready: BTreeMap<(u32, u64), BTreeSet<u64>>,
+    /// And the last position in `parked` by key.
+    last_parked: BTreeMap<(u32, u64), u64>,
     /// Entry to how many attempts were ever written.
     entries: BTreeMap<u64, u32>,
     /// Body to its reference and its users.
@@ -90,6 +94,7 @@ impl<'a> Findings<'a> {
     pub(crate) fn read(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
         let reader = Reader::of(txn)?;
         self.read_names(txn)?;
+        self.find_parking(&reader)?;
         for row in txn.open_table(READY)?.iter()? {
             let (key, value) = row?;
             let (queue, rank, position) = key.value();
@@ -105,7 +110,8 @@ impl<'a> Findings<'a> {
             let (queue, key, position) = key.value();
             self.message(&reader, queue, Place::Parked { key, position }, value.value());
         }
-        self.check_retrying(txn)?;
+        self.check_retrying(&reader)?;
+        self.check_order();
         self.check_counters(txn)?;
         self.check_others(txn)?;
         self.check_bodies(txn)?;
@@ -134,9 +140,24 @@ impl<'a> Findings<'a> {
                 Err(failure) => self.wrong.push(format!("queue '{name}': {failure}")),
             }
         }
+        for row in txn.open_table(NAMES)?.range((NAMES_PAUSED_CONSUMER, "")..(NAMES_PAUSED_CONSUMER + 1, ""))? {
+            let name = row?.0.value().1.to_owned();
+            if ConsumerName::new(&name).is_err() {
+                self.wrong.push(format!("'{name}' is no name of a consumer"));
+            }
+        }
         let lost: Vec<_> = self.names.values().filter_map(|record| record.dead_letter).collect();
         for id in lost.into_iter().filter(|id| !self.names.contains_key(id)) {
             self.wrong.push(format!("the dead-letter queue {id} does not exist"));
+        }
+        Ok(())
+    }
+
+    fn find_parking(&mut self, reader: &Reader) -> Result<(), Failure> {
+        for (queue, record) in &self.names {
+            if record.settings.order_by_key && reader.parked.range((*queue, 0, 0)..=(*queue, u64::MAX, u64::MAX))?.next().is_some() {
+                self.parking.insert(*queue);
+            }
         }
         Ok(())
     }
@@ -191,40 +212,67 @@ impl<'a> Findings<'a> {
 
     /// Whether the message is one of those that lie there.
     fn check_place(&mut self, queue: u32, at: Place, row: Row<'_>, place: &str) {
+        if row.origin().is_some() && row.expires().is_some() {
+            self.wrong.push(format!("{place} is a dead letter, and expires"));
+        }
         match at {
-            Place::Ready { rank, .. } => {
+            Place::Ready { rank, position } => {
                 let ranked = self.names.get(&queue).is_some_and(|record| record.ranked);
-                if rank != RANK && !(ranked && rank == rank_of(row.priority())) {
+                if rank > rank_of(0) || rank != RANK && !(ranked && rank == rank_of(row.priority())) {
                     self.wrong.push(format!("{place} has rank {rank} and priority {}", row.priority()));
                 }
+                if let Some(key) = row.key().filter(|_| self.parking.contains(&queue)) {
+                    self.keyed_ready.entry((queue, key)).or_default().insert(position);
+                }
             }
-            Place::Due { due, position } => {
+            Place::Due { due, .. } => {
                 if due == HELD && row.origin().is_none() {
                     self.wrong.push(format!("{place} is held, and is no dead letter"));
                 }
-                if let Some(hash) = row.key() {
-                    self.keyed_due.insert((queue, due, position), hash);
-                }
             }
-            Place::Parked { key, .. } => {
+            Place::Parked { key, position } => {
                 if row.key() != Some(key) {
                     self.wrong.push(format!("{place} waits for key {key}, and its own is {:?}", row.key()));
+                }
+                if self.parking.contains(&queue) {
+                    self.last_parked.insert((queue, key), position);
                 }
             }
         }
     }
 
-    /// Each of these stands for a message in `due`.
-    fn check_retrying(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
-        for row in txn.open_table(RETRYING)?.iter()? {
+    /// Each of these stands for a message of that key in `due`, which is not held, or in `ready`.
+    fn check_retrying(&mut self, reader: &Reader) -> Result<(), Failure> {
+        for row in reader.retrying.iter()? {
             let (key, due) = row?;
             let ((queue, hash, position), due) = (key.value(), due.value());
             self.counted.entry(queue).or_default().retrying += 1;
-            if self.keyed_due.get(&(queue, due, position)) != Some(&hash) {
-                self.wrong.push(format!("message {position} of queue {queue} holds up key {hash}, and does not wait at {due}"));
+            let found = if due == IN_READY {
+                self.keyed_ready.get_mut(&(queue, hash)).map(|ready| ready.remove(&position));
+                reader.ready.get((queue, RANK, position))?
+            } else {
+                reader.due.get((queue, due, position))?.filter(|_| due != HELD)
+            };
+            let found = found.and_then(|row| Row::parse(row.value()).ok().and_then(Row::key));
+            if found != Some(hash) {
+                self.wrong.push(format!(
+                    "message {position} of queue {queue} holds up key {hash} as of {due}, and is {found:?} there"
+                ));
             }
         }
         Ok(())
+    }
+
+    /// Whoever looks for the next message of a key looks at those parked first, and at those in `ready` only if they are marked.
+    fn check_order(&mut self) {
+        for ((queue, key), last) in &self.last_parked {
+            let first = self.keyed_ready.get(&(*queue, *key)).and_then(BTreeSet::first).filter(|first| *first < last);
+            if let Some(first) = first {
+                self.wrong.push(format!(
+                    "message {first} of queue {queue} comes before message {last} of key {key}, which is parked, and is not marked"
+                ));
+            }
+        }
     }
 
     fn check_counters(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {

@@ -25,6 +25,8 @@ pub(crate) enum Message {
     Command(Command<Address>),
     /// Leases that nobody received.
     GiveBack(Vec<LeaseToken>),
+    /// A row could not be decoded, for this reason: nobody should go on.
+    Damaged(String),
     /// Finish and close; the answer says that it is done.
     Close(Option<oneshot::Sender<()>>),
 }
@@ -176,6 +178,12 @@ impl Writer {
                 Message::Command(command) => self.lines.push(command),
                 Message::GiveBack(tokens) => {
                     self.lines.push(Command { ticket: Address::nobody(), request: Request::Release(tokens) });
+                }
+                Message::Damaged(reason) => {
+                    let mut replies = Vec::new();
+                    self.store.stop(&reason, &mut replies);
+                    self.publish();
+                    self.send(replies);
                 }
                 Message::Close(answer) => return (self.lines.take_all(), Some(answer)),
             }

@@ -75,7 +75,7 @@ impl SharedBreaker {
         self.note(&guarded.breaker);
         if effect == Effect::Opens {
             let failures = guarded.breaker.plan().failures;
-            warn!(consumer = %self.consumer, failures, reason = failure.reason, "Its breaker opened: deliveries of different messages failed in a row. It gets no more until one that is tried now and then does not.");
+            warn!(consumer = %self.consumer, failures, reason = failure.reason, "The breaker opened: deliveries of different messages failed in a row. The consumer gets one message now and then, until one does not fail.");
         }
         effect
     }
@@ -87,7 +87,7 @@ impl SharedBreaker {
         }
         let closed = self.close();
         if closed {
-            info!(consumer = %self.consumer, "Its breaker closed: it works again.");
+            info!(consumer = %self.consumer, "The breaker closed: the consumer works again.");
         }
         closed
     }
@@ -176,7 +176,7 @@ impl Breakers {
         let known = self.lock();
         let Some(known) = known.get(consumer) else { return false };
         if known.breaker.close() {
-            info!(%consumer, "Its breaker was closed by an operator.");
+            info!(%consumer, "The breaker was closed by an operator.");
         }
         true
     }

@@ -7,8 +7,10 @@
 mod breaker;
 mod breakers;
 mod hand;
+mod history;
 mod machine;
 mod shell;
+mod tasks;
 mod throttle;
 mod worker;
 

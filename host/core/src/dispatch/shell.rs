@@ -6,30 +6,26 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, error, info, warn};
+use tracing::debug;
 
 use super::breaker::{BreakerStatus, Now};
 use super::breakers::{Breakers, SharedBreaker};
 use super::hand::{self, Sorted};
 use super::machine::{Action, Event, Hand, Machine, Tuning, UnitId, Wanted};
+use super::tasks::{is_full, lease, run};
 use super::throttle::Throttle;
-use super::worker::{self, RunOrder, WorkerContext};
+use super::worker::{RunOrder, WorkerContext};
 use super::{ConsumerUnit, Observer};
 use crate::clock::Clock;
-use crate::engine::{Counts, Engine, LeaseRequest, LeaseToken, Leased, QueueId};
+use crate::engine::{Engine, LeaseToken, Leased, QueueId};
 use crate::in_flight::InFlight;
 use crate::name::ConsumerName;
 
-/// How long one lease call waits for a message before it is made anew.
-const LEASE_WAIT: Duration = Duration::from_secs(30);
-/// The pause after a lease call that failed, so that a store that is down is not hammered.
-const LEASE_PAUSE: Duration = Duration::from_millis(200);
 /// How often consumers that are held back are looked at. While there are none nobody looks.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The running dispatch loop.
 pub struct Dispatch {
@@ -216,7 +212,10 @@ impl Shell {
     }
 
     fn adopt(&mut self, adopted: Vec<Adopted>, events: &mut Vec<Event>) {
-        self.units.values_mut().for_each(|state| state.wanted = false);
+        for state in self.units.values_mut() {
+            state.wanted = false;
+            state.unit.metrics.paused.set(0);
+        }
         let now = self.now();
         self.held.clear();
         let mut wanted = Vec::with_capacity(adopted.len());
@@ -242,7 +241,6 @@ impl Shell {
         for gone in self.units.values_mut().filter(|state| !state.wanted) {
             gone.throttle = None;
             gone.unit.metrics.throttled.set(0);
-            gone.unit.metrics.paused.set(0);
         }
         events.push(Event::Consumers(wanted));
     }
@@ -265,7 +263,7 @@ impl Shell {
         match &mut state.throttle {
             Some(throttle) => throttle.add(queues),
             None => {
-                info!(consumer = %state.unit.name, "It filled queues beyond their bounds: it gets a message now and then until they drained.");
+                debug!(consumer = %state.unit.name, "It filled queues beyond their bounds: it gets a message now and then until they drained.");
                 state.throttle = Some(Throttle::new(queues, now.monotonic));
                 state.unit.metrics.throttled.set(1);
             }
@@ -382,77 +380,4 @@ impl UnitState {
 /// Whether it gets deliveries, as far as its operator is concerned.
 fn may_run(unit: &ConsumerUnit) -> bool {
     unit.handler.is_some() && !unit.paused
-}
-
-fn is_full(counts: &Counts, id: QueueId) -> bool {
-    counts.queues.iter().any(|queue| queue.id == id && queue.full)
-}
-
-/// Leases in a task of its own. However it ends, the loop hears of it exactly once.
-fn lease(
-    id: UnitId,
-    queue: QueueId,
-    max: usize,
-    engine: Arc<dyn Engine>,
-    inputs: mpsc::UnboundedSender<Input>,
-) -> AbortHandle {
-    let call = tokio::spawn(async move {
-        let request = LeaseRequest { queue, max, wait: LEASE_WAIT, ttl: None };
-        match engine.lease(request).await {
-            Ok(leased) => leased,
-            Err(error) => {
-                warn!(queue = queue.0, %error, "Leasing failed; trying again.");
-                tokio::time::sleep(LEASE_PAUSE).await;
-                Vec::new()
-            }
-        }
-    });
-    let abort = call.abort_handle();
-    tokio::spawn(async move {
-        let leased = call.await.unwrap_or_default();
-        let _ = inputs.send(Input::Leased(id, leased));
-    });
-    abort
-}
-
-/// One run, its panics included: the permit always comes back and no lease is forgotten.
-async fn run(order: RunOrder, messages: Vec<Leased>, context: Arc<WorkerContext>) {
-    let RunOrder { id, slot, .. } = order;
-    let count = messages.len();
-    let tokens: Vec<LeaseToken> = messages.iter().map(|leased| leased.token).collect();
-    let tell = |input| {
-        let _ = context.inputs.send(input);
-    };
-    let ended = |messages, busy| {
-        unanswered(&order, &context);
-        tell(Input::RunEnded { unit: id, slot, messages, busy });
-    };
-    let work = worker::run(&order, messages, &context);
-    match std::panic::AssertUnwindSafe(work).catch_unwind().await {
-        Ok(ran) => {
-            ended(ran.handled, ran.busy);
-            ran.settled.await;
-            tell(Input::Happened(Event::Settled(id, ran.handled)));
-            if !ran.bounded.is_empty() {
-                let counts = context.engine.counts();
-                let full: Vec<QueueId> = ran.bounded.into_iter().filter(|queue| is_full(&counts, *queue)).collect();
-                if !full.is_empty() {
-                    tell(Input::Overfilled(id, full));
-                }
-            }
-        }
-        Err(_panic) => {
-            error!(consumer = %order.unit.name, messages = count, "The host panicked in a run; its messages go back uncounted.");
-            context.engine.release(tokens).await;
-            tokio::time::sleep(worker::HOST_PAUSE).await;
-            ended(0, Duration::ZERO);
-        }
-    }
-}
-
-/// A probe that ended without telling the breaker anything is over nevertheless.
-fn unanswered(order: &RunOrder, context: &WorkerContext) {
-    if let Some(breaker) = order.breaker.as_ref().filter(|_| order.single) {
-        breaker.unanswered(Now { wall: context.clock.wall(), monotonic: context.clock.monotonic() });
-    }
 }

@@ -14,14 +14,14 @@ use tracing::{debug, warn};
 
 use super::breaker::{self, Effect, Failure, Now, Sign};
 use super::breakers::SharedBreaker;
+use super::history;
 use super::machine::UnitId;
 use super::shell::Input;
 use super::{ConsumerUnit, DeliveryReport, Next, Observer};
 use crate::broker::{Incoming, PublishOptions};
 use crate::clock::{Clock, WallMs};
 use crate::engine::{
-    Attempt, DeadCode, DeadReason, Engine, Fut, LeaseToken, Leased, NewEntry, QueueId, SettleError, Settlement,
-    StoreId, Verdict,
+    DeadCode, DeadReason, Engine, Fut, LeaseToken, Leased, NewEntry, QueueId, SettleError, Settlement, StoreId, Verdict,
 };
 use crate::in_flight::InFlight;
 use crate::message::{Attributes, Message};
@@ -32,9 +32,6 @@ use crate::settle;
 const PATIENCE: Duration = Duration::from_millis(10);
 /// The pause of a run after the host failed it, so that a lasting failure does not spin.
 pub(super) const HOST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest log tail kept in a message's history, in bytes.
-const LOG_TAIL_BYTES_MAX: usize = 4 * 1024;
-
 /// What every run needs.
 pub(super) struct WorkerContext {
     pub(super) engine: Arc<dyn Engine>,
@@ -264,7 +261,7 @@ impl<'a> Run<'a> {
             }
             Verdict::Done { .. } | Verdict::Dead { .. } => Concluded::Final,
         };
-        let attempt = attempt(leased, &outcome, &verdict, log, duration, now, handler);
+        let attempt = history::attempt(leased, &outcome, &verdict, log, duration, now, handler);
         self.settlements.push(Settlement { lease: leased.token, attempt, verdict });
         self.handled += 1;
         concluded
@@ -378,44 +375,6 @@ impl<'a> Run<'a> {
             self.submitted.push(self.context.engine.settle(std::mem::take(&mut self.settlements)));
         }
     }
-}
-
-/// The history of a delivery that did not simply succeed.
-fn attempt(
-    leased: &Leased,
-    outcome: &Outcome,
-    verdict: &Verdict,
-    log: String,
-    duration: Duration,
-    now: WallMs,
-    handler: &dyn Handler,
-) -> Option<Attempt> {
-    let reason = match (outcome, verdict) {
-        (Outcome::Done, Verdict::Dead { reason }) => reason.detail.clone(),
-        (Outcome::Done, _) => return None,
-        (Outcome::Retry { reason, .. } | Outcome::Reject { reason } | Outcome::Fault { reason, .. }, _) => {
-            reason.clone()
-        }
-    };
-    Some(Attempt {
-        number: leased.attempt(),
-        at_ms: now.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
-        outcome: outcome.word().to_owned(),
-        reason,
-        duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
-        digest: Some(handler.digest().to_string()),
-        log_tail: tail(log),
-    })
-}
-
-/// The end of `log`, from a whole character on.
-fn tail(log: String) -> String {
-    if log.len() <= LOG_TAIL_BYTES_MAX {
-        return log;
-    }
-    let start = log.len() - LOG_TAIL_BYTES_MAX;
-    let start = (start..log.len()).find(|at| log.is_char_boundary(*at)).unwrap_or(log.len());
-    log[start..].to_owned()
 }
 
 /// The emit as a message: the broker adds source and time.

@@ -17,7 +17,7 @@ pub struct Append {
     pub entries: Vec<NewEntry>,
     /// Who of them is told from a double. One that is known already is not stored again.
     pub identities: Vec<Identity>,
-    /// Set by a schedule: stored with the entries, or nothing is where the schedule has ticked then or later.
+    /// Set by a schedule: stored with the entries, or nothing is where the schedule has ticked then or later, or is not defined.
     pub tick: Option<Tick>,
 }
 

@@ -1,22 +1,35 @@
-//! What the caller asks for, at random, and what should come of it.
+//! What the caller asks for in a batch, at random, and what should come of it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pelton_core::clock::WallMs;
 use pelton_core::engine::{
-    Attempt, Bulk, BulkAction, DeadCode, DeadReason, Filter, LeaseRequest, NewEntry, Position, QueueId, Select,
-    Settlement, Verdict,
+    Append, Attempt, DeadCode, DeadReason, EntryOptions, Identity, LeaseRequest, NewEntry, OrderKey, Overflow,
+    PRIORITY_DEFAULT, QueueId, Settlement, Tick, Verdict,
 };
+use pelton_core::message::Message;
+use pelton_core::name::{ScheduleName, Topic};
 
-use super::model::{COPIES, Change, Entry, Id, Place, message, new_entry};
-use super::world::{Asked, Caller, QUEUES, World, definitions, number_of};
+use super::model::{COPIES, Change, Double, Entry, Facts, Id, NEW, Place, message_of, new_entry};
+use super::observe::Deed;
+use super::plan::{QUEUES, SCHEDULES};
+use super::world::{Asked, AskedAppend, AskedIdentity, Caller, World, order_key};
 use crate::command::{Command, Request};
-use crate::prepare::{prepare_append, prepare_settlement};
-use crate::tables::HELD;
+use crate::prepare::{PreparedEntries, prepare_append, prepare_settlement};
 
-/// More steps than any search among the messages of a run can take.
-const SEARCH_STEPS_MAX: usize = 10_000;
+/// How many keys there are: few, so that they meet.
+const KEYS: u8 = 4;
+/// The windows in which doubles are told, in seconds.
+const WINDOWS_S: [u64; 2] = [2, 5];
+
+/// A new message with its entries.
+pub(super) struct NewMessage {
+    entries: Vec<NewEntry>,
+    becomes: Vec<(Id, Entry)>,
+    shared: Message,
+    original: u64,
+}
 
 impl World {
     pub(super) fn caller(&mut self, asked: Asked) -> Caller {
@@ -59,44 +72,168 @@ impl World {
         }
     }
 
-    /// New messages, some to several queues, some dead from the start; and what they will be.
-    pub(super) fn new_messages(&mut self, most: usize) -> (Vec<NewEntry>, Change) {
+    /// When and in which order a new message is delivered, as far as this run cares.
+    fn options(&mut self) -> EntryOptions {
+        let (features, now) = (self.features, self.now.wall.0);
+        let some = |random: &mut fastrand::Rng, has: bool, often| has && random.f64() < often;
+        let random = &mut self.random;
+        let due = some(random, features.delays, 0.3).then(|| {
+            let far = if random.f64() < 0.05 { 3_600_000 } else { 4000 };
+            now.saturating_sub(300) + random.u64(..far)
+        });
+        let expires = some(random, features.expiry, 0.4).then(|| now.saturating_sub(100) + random.u64(..6000));
+        let priority = if some(random, features.priority, 0.7) { random.u8(..10) } else { PRIORITY_DEFAULT };
+        let key: Option<OrderKey> = some(random, features.keys, 0.8).then(|| order_key(random.u8(..KEYS)));
+        EntryOptions { due: due.map(WallMs), expires: expires.map(WallMs), priority, key }
+    }
+
+    /// A new message, to several queues at times, dead from the start at times; and what it will be.
+    fn new_message(&mut self, double: Option<Double>) -> NewMessage {
+        let number = self.next_message;
+        self.next_message += 1;
+        if let Some(double) = double {
+            self.doubles.insert(number, double);
+        }
+        let double = double.unwrap_or(Double { original: number, body: number });
+        let shared = message_of(number, double);
+        let (mut entries, mut becomes) = (Vec::new(), Vec::new());
+        for copy in 0..[1, 1, 2, 3][self.random.usize(..4)] {
+            let (id, queue, options) = (number * COPIES + copy, self.queue(), self.options());
+            let dead = self.random.f64() < 0.1;
+            let reason = DeadReason { code: DeadCode::RouteFailed, detail: "it could not be routed".to_owned() };
+            let key = options.key.as_ref().and_then(|key| (0..KEYS).find(|number| order_key(*number) == *key));
+            let facts = Facts { key, priority: options.priority, ..Facts::default() };
+            self.facts.insert(id, facts);
+            let settings = &self.settings[queue as usize];
+            let waits = options.due.filter(|due| *due > self.now.wall);
+            let entry = Entry {
+                queue,
+                place: waits.map_or(Place::Ready(settings.rank(options.priority)), |due| Place::Due(due.0)),
+                position: NEW,
+                attempts: 0,
+                history: 0,
+                dead: None,
+                expires: options.expires.map(|expires| expires.0),
+                alone: false,
+                chosen: false,
+            };
+            let becoming = if dead { self.dies(id, &entry, DeadCode::RouteFailed) } else { entry };
+            becomes.push((id, becoming));
+            entries.push(NewEntry { options, ..new_entry(id, queue, &shared, dead.then_some(reason)) });
+        }
+        NewMessage { entries, becomes, shared, original: double.original }
+    }
+
+    /// What a message becomes that dies by the settings in force.
+    pub(super) fn dies(&self, id: Id, entry: &Entry, code: DeadCode) -> Entry {
+        let settings = &self.settings[entry.queue as usize];
+        self.died(id, entry, code, settings).into_iter().next().expect("it is somewhere")
+    }
+
+    /// New messages, and what they will be.
+    fn emits(&mut self, most: usize) -> (Vec<NewEntry>, Change) {
         let (mut entries, mut change) = (Vec::new(), Change::new());
         for _ in 0..self.random.usize(..=most) {
-            let first = self.next_message * COPIES;
-            self.next_message += 1;
-            let shared = message(first);
-            for copy in 0..[1, 1, 2, 3][self.random.usize(..4)] {
-                let (id, queue) = (first + copy, self.queue());
-                let dead = self.random.f64() < 0.1;
-                let reason = DeadReason { code: DeadCode::RouteFailed, detail: "it could not be routed".to_owned() };
-                entries.push(new_entry(id, queue, &shared, dead.then_some(reason)));
-                let entry = Entry::ready(queue);
-                change.push((id, Some(if dead { self.died(&entry) } else { entry })));
-            }
+            let new = self.new_message(None);
+            entries.extend(new.entries);
+            change.extend(new.becomes.into_iter().map(|(id, entry)| (id, Some(entry))));
         }
         (entries, change)
     }
 
-    /// Where an entry is after it died: in another queue its attempts start anew.
-    pub(super) fn died(&self, entry: &Entry) -> Entry {
-        let origin = Some(entry.origin.unwrap_or(entry.queue));
-        match QUEUES[entry.queue as usize].1 {
-            Some(dead_letter) => {
-                let queue = number_of(dead_letter);
-                Entry { queue, place: Place::Ready, attempts: 0, origin, ..entry.clone() }
+    /// Notes what may come to queues: bounds go by what is on its way too.
+    fn bring(&mut self, prepared: &PreparedEntries, becomes: &[(Id, Entry)]) {
+        for (entry, (_, becoming)) in prepared.entries.iter().zip(becomes) {
+            let cost = prepared.cost(entry);
+            // A dead letter has its reason beside the message.
+            for (queue, cost) in BTreeSet::from([entry.queue, becoming.queue]).into_iter().map(|queue| (queue, cost + 200)) {
+                let brought = self.turn.brings.entry(queue).or_default();
+                *brought = (brought.0 + 1, brought.1 + cost);
             }
-            None => Entry { place: Place::Due(HELD), origin, ..entry.clone() },
         }
     }
 
-    pub(super) fn ask_append(&mut self) -> Command<Caller> {
-        let (entries, change) = self.new_messages(4);
-        let prepared = prepare_append(entries.into(), &self.tuning, &self.secret);
-        Command { ticket: self.caller(Asked::Append(change)), request: Request::Append(prepared) }
+    /// A message that may be a double of another.
+    fn maybe_double(&mut self) -> NewMessage {
+        let known: Vec<u64> = self.model.identities.keys().map(|(_, number)| *number).collect();
+        let known = self.turn.identities.iter().map(|((_, number), _)| *number).chain(known).collect::<Vec<_>>();
+        let original = if self.random.f64() < 0.4 { self.random.choice(known) } else { None };
+        let double = original.map(|original| {
+            let body = if self.random.f64() < 0.15 { self.next_message } else { original };
+            Double { original, body }
+        });
+        self.new_message(double)
     }
 
-    pub(super) fn ask_lease(&mut self) -> Command<Caller> {
+    fn ask_append(&mut self) -> Command<Caller> {
+        let (mut entries, mut becomes) = (Vec::new(), Vec::new());
+        let (mut identities, mut asked) = (Vec::new(), Vec::new());
+        let before = self.turn.brings.clone();
+        for _ in 0..self.random.usize(..=4) {
+            let has_identity = self.features.dedup && self.random.f64() < 0.7;
+            let new = if has_identity { self.maybe_double() } else { self.new_message(None) };
+            if has_identity {
+                let window = WINDOWS_S[self.random.usize(..WINDOWS_S.len())];
+                let range = entries.len()..entries.len() + new.entries.len();
+                let (key, body) = ((window, new.original), new.shared.data().to_vec());
+                let ids = new.becomes.iter().map(|(id, _)| *id).collect();
+                let is_second = self.turn.identities.iter().any(|(known, _)| *known == key);
+                asked.push(AskedIdentity { key, body: body.clone(), ids, start: range.start, is_second });
+                self.turn.identities.push((key, body));
+                let topic = Topic::new("t").expect("a valid topic");
+                let window = Duration::from_secs(window);
+                identities.push(Identity { entries: range, topic, message: new.shared, window });
+            }
+            entries.extend(new.entries);
+            becomes.extend(new.becomes);
+        }
+        self.offer_overflow(&becomes);
+        let tick = self.tick();
+        let named = tick.map(|(schedule, at)| Tick {
+            schedule: ScheduleName::new(SCHEDULES[schedule]).expect("a valid name"),
+            at: WallMs(at),
+        });
+        let append = Append { entries, identities, tick: named };
+        let prepared = prepare_append(append, &self.tuning, &self.secret);
+        self.turn.brings.clear();
+        self.bring(&prepared.entries, &becomes);
+        let brings = std::mem::replace(&mut self.turn.brings, before.clone());
+        for (queue, (messages, bytes)) in &brings {
+            let all = self.turn.brings.entry(*queue).or_default();
+            *all = (all.0 + messages, all.1 + bytes);
+        }
+        let asked = AskedAppend { entries: becomes, identities: asked, tick, brings, before };
+        Command { ticket: self.caller(Asked::Append(Box::new(asked))), request: Request::Append(prepared) }
+    }
+
+    /// Messages that do not fit become dead letters where the queue was declared so.
+    fn offer_overflow(&mut self, becomes: &[(Id, Entry)]) {
+        for (id, entry) in becomes.iter().filter(|(_, entry)| entry.dead.is_none()) {
+            let bounds = self.settings[entry.queue as usize].bounds;
+            if bounds.are_set() && bounds.overflow == Overflow::DeadLetter {
+                let dead = self.dies(*id, entry, DeadCode::QueueFull);
+                self.turn.alternatives.insert(*id, vec![(Some(dead), Deed::Overflowed)]);
+            }
+        }
+    }
+
+    /// A schedule's time, at times one that has come before.
+    fn tick(&mut self) -> Option<(usize, u64)> {
+        if !self.features.ticks || self.random.f64() < 0.7 {
+            return None;
+        }
+        let schedule = self.random.usize(..SCHEDULES.len());
+        let last = self.model.ticks.get(&schedule).copied().unwrap_or(self.now.wall.0);
+        let at = match self.turn.ticks.get(&schedule) {
+            // Two in one batch can't be told apart when nobody knows what became of it.
+            Some(asked) => asked - self.random.u64(..100),
+            None => last - 100 + self.random.u64(..1000),
+        };
+        self.turn.ticks.entry(schedule).or_insert(at);
+        Some((schedule, at))
+    }
+
+    fn ask_lease(&mut self) -> Command<Caller> {
         let (queue, max) = (self.queue(), self.random.usize(1..6));
         let wait = Duration::from_millis([0, self.random.u64(..500)][self.random.usize(..2)]);
         let ttl = self.random.bool().then(|| Duration::from_millis(self.random.u64(1..800)));
@@ -104,7 +241,7 @@ impl World {
         Command { ticket: self.caller(Asked::Lease { queue, max, ttl }), request }
     }
 
-    pub(super) fn ask_settle(&mut self, free: &[Id], used: &mut BTreeSet<Id>) -> Command<Caller> {
+    fn ask_settle(&mut self, free: &[Id], used: &mut BTreeSet<Id>) -> Command<Caller> {
         let (mut batch, mut asked) = (Vec::new(), Vec::new());
         for id in free.iter().take(self.random.usize(1..4)).copied() {
             used.insert(id);
@@ -120,156 +257,46 @@ impl World {
         Command { ticket: self.caller(Asked::Settle(asked)), request: Request::Settle(batch) }
     }
 
-    pub(super) fn settlement(&mut self, id: Id) -> (Settlement, Change) {
+    fn settlement(&mut self, id: Id) -> (Settlement, Change) {
         let lease = self.leases[&id].token;
         let entry = self.model.entries[&id].clone();
-        let attempt = self.random.bool().then(|| Attempt {
-            number: lease.attempt,
-            at_ms: self.now.wall.0,
-            outcome: "retry".to_owned(),
-            reason: "so".to_owned(),
-            duration_us: 1,
-            digest: None,
-            log_tail: String::new(),
-        });
+        let attempt = self.random.bool().then(|| attempt(lease.attempt, self.now.wall, "retry"));
         let history = (entry.history + u32::from(attempt.is_some())).min(self.tuning.attempts_kept);
         let counted = Entry { attempts: entry.attempts + 1, history, ..entry };
         match self.random.usize(..4) {
             0 => {
-                let ms = self.random.u64(..2000);
-                let at = WallMs(self.now.wall.0 + ms - 200);
-                let moved = Entry { place: Place::Due(at.0), ..counted };
-                (Settlement { lease, attempt, verdict: Verdict::Again { at, chosen: false } }, vec![(id, Some(moved))])
+                let at = WallMs(self.now.wall.0 + self.random.u64(..2000) - 200);
+                let chosen = self.random.f64() < 0.3;
+                let moved = Entry { place: Place::Due(at.0), chosen, alone: false, ..counted };
+                self.ripe.remove(&id);
+                (Settlement { lease, attempt, verdict: Verdict::Again { at, chosen } }, vec![(id, Some(moved))])
             }
             1 => {
                 let reason = DeadReason { code: DeadCode::Rejected, detail: "no".to_owned() };
-                let dead = self.died(&counted);
+                let dead = self.dies(id, &counted, DeadCode::Rejected);
                 (Settlement { lease, attempt, verdict: Verdict::Dead { reason } }, vec![(id, Some(dead))])
             }
             _ => {
-                let (emits, mut change) = self.new_messages(2);
+                let (emits, mut change) = self.emits(2);
+                let prepared = crate::prepare::prepare(emits.clone(), &self.tuning, &self.secret);
+                let becomes: Vec<(Id, Entry)> =
+                    change.iter().filter_map(|(id, entry)| Some((*id, entry.clone()?))).collect();
+                self.bring(&prepared, &becomes);
                 change.push((id, None));
                 (Settlement { lease, attempt: None, verdict: Verdict::Done { emits } }, change)
             }
         }
     }
+}
 
-    /// What the action makes of a message; none where it passes over it.
-    fn changed_by(&self, discard: bool, target: Option<u32>, entry: &Entry) -> Option<Option<Entry>> {
-        if discard {
-            return Some(None);
-        }
-        let home = entry.origin.filter(|origin| self.declared[*origin as usize]);
-        let to = |queue| Entry { queue, place: Place::Ready, attempts: 0, history: entry.history, origin: None };
-        target.or(home).map(|queue| Some(to(queue)))
-    }
-
-    /// What becomes of messages that are discarded or redriven, and how many are passed over.
-    fn changes(&self, ids: &[Id], discard: bool, target: Option<u32>) -> (Change, u64) {
-        let to = |id: &Id| {
-            let free = !self.leases.contains_key(id);
-            self.model.entries.get(id).filter(|_| free).and_then(|entry| self.changed_by(discard, target, entry))
-        };
-        let change: Change = ids.iter().filter_map(|id| Some((*id, to(id)?))).collect();
-        let skipped = (ids.len() - change.len()) as u64;
-        (change, skipped)
-    }
-
-    fn action(&mut self) -> (BulkAction, bool, Option<u32>) {
-        let (discard, target) = (self.random.bool(), self.random.bool().then(|| self.queue()));
-        let action = if discard { BulkAction::Discard } else { BulkAction::Redrive(target.map(QueueId)) };
-        (action, discard, target)
-    }
-
-    fn ids_of(&self, queue: u32) -> Vec<Id> {
-        self.model.entries.iter().filter(|(_, entry)| entry.queue == queue).map(|(id, _)| *id).collect()
-    }
-
-    /// All messages of a queue are discarded or redriven, in one step; a batch of its own.
-    pub(super) fn ask_bulk(&mut self) -> Result<(), String> {
-        let queue = self.queue();
-        let (action, discard, target) = self.action();
-        let (change, skipped) = self.changes(&self.ids_of(queue), discard, target);
-        let job = Bulk {
-            queue: QueueId(queue),
-            select: Select::All,
-            filter: Filter::default(),
-            action,
-            after: None,
-            max: 1000,
-        };
-        let ticket = self.caller(Asked::Bulk { change, skipped });
-        self.count("bulk");
-        self.apply(vec![Command { ticket, request: Request::Bulk(job) }])
-    }
-
-    /// Messages at some positions are discarded or redriven, among them positions twice and positions of nobody. Several
-    /// where all are found in the first step; else one, looked for among those that wait, in as many steps as it takes.
-    pub(super) fn ask_listed(&mut self) -> Result<(), String> {
-        self.compare()?;
-        let queue = self.queue();
-        let (action, discard, target) = self.action();
-        let waits = |id: &Id| matches!(self.model.entries[id].place, Place::Due(due) if due != HELD);
-        let (waiting, found): (Vec<Id>, Vec<Id>) = self.ids_of(queue).into_iter().partition(waits);
-        let most = self.random.usize(..4);
-        let mut picked = if self.random.bool() { found } else { waiting.into_iter().take(1).collect() };
-        self.random.shuffle(&mut picked);
-        picked.truncate(most);
-        let mut positions: Vec<Position> = picked.iter().map(|id| self.positions[id]).collect();
-        positions.extend(picked.first().filter(|_| most > 1).map(|id| self.positions[id]));
-        positions.push(Position(u64::MAX - 1));
-        if self.random.f64() < 0.2 {
-            self.arm_faults();
-        }
-        let mut after = None;
-        for _ in 0..SEARCH_STEPS_MAX {
-            let (change, skipped) = self.changes(&picked, discard, target);
-            let select = Select::Positions(positions.clone());
-            let job = Bulk {
-                queue: QueueId(queue),
-                select,
-                filter: Filter::default(),
-                action: action.clone(),
-                after,
-                max: 1000,
-            };
-            let ticket = self.caller(Asked::Listed { change, skipped });
-            self.progress = None;
-            self.apply(vec![Command { ticket, request: Request::Bulk(job) }])?;
-            // Without progress the disk failed, and all is as it was.
-            let Some(progress) = self.progress.take() else { return Ok(()) };
-            if progress.changed + progress.skipped > 0 {
-                picked.clear();
-                self.count("bulk by positions");
-            }
-            match progress.next {
-                Some(next) => after = Some(next),
-                None if picked.is_empty() => return Ok(()),
-                None => return Err(format!("{picked:?} were listed, and not found")),
-            }
-        }
-        Err("a search among those that wait does not end".to_owned())
-    }
-
-    /// Other queues are declared; what the others hold stays.
-    pub(super) fn ask_define(&mut self) -> Result<(), String> {
-        self.compare()?;
-        let mut declared = [(); QUEUES.len()].map(|()| self.random.f64() < 0.7);
-        for (number, (_, dead_letter, _)) in QUEUES.iter().enumerate() {
-            if let Some(dead_letter) = dead_letter.filter(|_| declared[number]) {
-                declared[number_of(dead_letter) as usize] = true;
-            }
-        }
-        for (number, (_, _, attempts_max)) in QUEUES.iter().enumerate().filter(|(number, _)| declared[*number]) {
-            self.attempts_max[number] = *attempts_max;
-        }
-        if self.random.f64() < 0.2 {
-            self.arm_faults();
-        }
-        self.count("defined");
-        let request = Request::Define(definitions(&declared));
-        self.declared = declared;
-        let ticket = self.caller(Asked::Define);
-        self.apply(vec![Command { ticket, request }])
+pub(super) fn attempt(number: u32, at: WallMs, outcome: &str) -> Attempt {
+    Attempt {
+        number,
+        at_ms: at.0,
+        outcome: outcome.to_owned(),
+        reason: "so".to_owned(),
+        duration_us: 1,
+        digest: None,
+        log_tail: String::new(),
     }
 }

@@ -1,12 +1,13 @@
 //! What the store answers, held against what it should.
 
 use std::hash::Hash;
-use std::time::Duration;
 
-use pelton_core::engine::{Appended, Defined, EngineError, LeaseToken, Progress, RequestError, SettleError};
+use pelton_core::engine::{Defined, EngineError, LeaseToken, Progress, RequestError, SettleError};
 
-use super::model::{Change, Place, identify};
-use super::world::{Asked, Caller, Held, QUEUES, World};
+use super::model::{Change, Place};
+use super::observe::Deed;
+use super::plan::{QUEUES, SCHEDULES};
+use super::world::{Asked, Caller, World};
 use crate::command::Reply;
 use crate::tables::HELD;
 
@@ -19,8 +20,9 @@ impl World {
         };
         (caller.number, &text).hash(&mut self.trace);
         let asked = self.asked.remove(&caller.number).ok_or_else(|| format!("nobody asked for {text}"))?;
+        self.tell(|| format!("{asked:?}\n    -> {text}"));
         match (asked, reply) {
-            (Asked::Append(change), Reply::Appended(result)) => self.check_append(change, result),
+            (Asked::Append(asked), Reply::Appended(result)) => self.check_append(*asked, result),
             (Asked::Settle(batch), Reply::Settled(results)) => {
                 if batch.len() != results.len() {
                     return Err(format!("{} results for {} settlements", results.len(), batch.len()));
@@ -30,16 +32,10 @@ impl World {
                     .zip(results)
                     .try_for_each(|((token, change), result)| self.check_settled(token, change, result))
             }
-            (Asked::Lease { queue, max, ttl }, Reply::Leased(result)) => {
-                let Ok(grants) = result else { return self.check_refusal(&result.map(|_| ())) };
-                if grants.len() > max {
-                    return Err(format!("{} leases, and {max} were asked for", grants.len()));
-                }
-                if !caller.listens {
-                    self.give_back.extend(grants.iter().map(|grant| grant.token()));
-                }
-                grants.into_iter().try_for_each(|grant| self.check_grant(queue, ttl, grant))
-            }
+            (Asked::Lease { queue, max, ttl }, Reply::Leased(result)) => match result {
+                Ok(grants) => self.check_leased(caller, (queue, max, ttl), grants),
+                Err(error) => self.check_refusal(&Err(error)),
+            },
             (Asked::Bulk { change, skipped }, Reply::Progress(result)) => {
                 let complete = (change.len() as u64, skipped, None);
                 self.check_bulk(change, result, |progress| {
@@ -54,28 +50,62 @@ impl World {
                     found => found == all,
                 })
             }
+            (Asked::Filtered, Reply::Progress(result)) => self.check_filtered(result),
             (Asked::Define, Reply::Defined(result)) => match result {
-                Ok(defined) => self.check_defined(&defined, true),
+                Ok(defined) => self.take_up_definitions(&defined),
                 Err(EngineError::Unknown | EngineError::Unavailable) => Ok(()),
                 Err(error) => Err(format!("defining the queues gave {error:?}")),
             },
             (Asked::Extend(token, by), Reply::Extended(results)) => {
-                let ends = self.now.monotonic.plus(by);
+                let (now, ends) = (self.now.monotonic, self.now.monotonic.plus(by));
                 let held = self.leases.values_mut().find(|held| held.token == token);
                 match (held, results.as_slice()) {
                     (Some(held), [Ok(())]) => held.ends = held.ends.map(|_| ends),
+                    (Some(held), [Err(SettleError::LeaseLost)]) if held.ends.is_some_and(|ends| ends <= now) => {}
                     (None, [Err(SettleError::LeaseLost)]) | (_, [Err(SettleError::Engine(_))]) => {}
                     (held, results) => return Err(format!("extending {held:?} gave {results:?}")),
                 }
                 Ok(())
             }
             (Asked::Release(tokens), Reply::Released) => {
-                self.leases.retain(|_, held| !tokens.contains(&held.token));
+                // One that ran out just now may have been ended before: what became of it shows when it is looked at.
+                let now = self.now.monotonic;
+                let released = |held: &super::world::Held| tokens.contains(&held.token);
+                let ended = |held: &super::world::Held| held.ends.is_some_and(|ends| ends <= now);
+                let unclear = self.leases.iter().filter(|(_, held)| released(held) && ended(held)).map(|(id, _)| *id);
+                self.turn.released.extend(unclear);
+                self.leases.retain(|_, held| !released(held) || ended(held));
                 self.spent.extend(tokens);
                 Ok(())
             }
+            (Asked::Pause(queue, paused), Reply::Paused(result)) => {
+                self.paused[queue as usize] = match result {
+                    Ok(()) => Some(paused),
+                    Err(RequestError::Engine(EngineError::Unavailable)) => self.paused[queue as usize],
+                    Err(RequestError::Engine(EngineError::Unknown)) => None,
+                    Err(error) => return Err(format!("pausing gave {error:?}")),
+                };
+                Ok(())
+            }
+            (Asked::Lost(change), Reply::Lost(result)) => match result {
+                Ok(count) if count == change.len() as u64 => {
+                    self.apply_change(change);
+                    Ok(())
+                }
+                Err(EngineError::Unknown) => {
+                    self.model.doubt(change);
+                    Ok(())
+                }
+                Err(EngineError::Unavailable) => Ok(()),
+                other => Err(format!("{change:?} were lost, and the answer is {other:?}")),
+            },
             (asked, _) => Err(format!("{asked:?} was answered with {text}")),
         }
+    }
+
+    pub(super) fn apply_change(&mut self, change: Change) {
+        self.changed = true;
+        self.model.apply(change);
     }
 
     pub(super) fn check_refusal(&mut self, result: &Result<(), RequestError>) -> Result<(), String> {
@@ -88,35 +118,17 @@ impl World {
         }
     }
 
-    pub(super) fn check_append(
-        &mut self,
-        change: Change,
-        result: Result<Appended, RequestError>,
-    ) -> Result<(), String> {
-        match result {
-            Ok(appended) if appended.positions.len() == change.len() => {
-                self.model.apply(change);
-                Ok(())
-            }
-            Err(RequestError::Engine(EngineError::Unknown)) => {
-                self.count("append unknown");
-                self.model.doubt(change);
-                Ok(())
-            }
-            other => self.check_refusal(&other.map(|_| ())),
-        }
-    }
-
-    pub(super) fn check_settled(
+    fn check_settled(
         &mut self,
         token: LeaseToken,
         change: Option<Change>,
         result: Result<(), SettleError>,
     ) -> Result<(), String> {
-        let held = self.leases.iter().find(|(_, held)| held.token == token).map(|(id, _)| *id);
+        let held = self.leases.iter().find(|(_, held)| held.token == token).map(|(id, held)| (*id, *held));
+        let ended = held.is_none_or(|(_, held)| held.ends.is_some_and(|ends| ends <= self.now.monotonic));
         match (change, result) {
             (Some(change), Ok(())) if held.is_some() => {
-                self.model.apply(change);
+                self.apply_change(change);
                 self.count("settled");
             }
             (Some(change), Err(SettleError::Engine(EngineError::Unknown))) => {
@@ -124,36 +136,19 @@ impl World {
                 self.count("settle unknown");
             }
             (_, Err(SettleError::Engine(EngineError::Unavailable))) => self.count("unavailable"),
-            (Some(_), Err(SettleError::LeaseLost)) if held.is_none() => self.count("lease lost"),
+            (Some(_), Err(SettleError::LeaseLost)) if ended => {
+                self.count("lease lost");
+                // What became of it shows when it is looked at.
+                return Ok(());
+            }
             (None, Err(SettleError::LeaseLost | SettleError::AlreadySettled)) => self.count("settled twice"),
             // The second of two in one batch that failed as a whole.
             (change, result) => return Err(format!("settling {token} ({change:?}) gave {result:?}")),
         }
-        if let Some(id) = held {
+        if let Some((id, _)) = held {
             self.leases.remove(&id);
             self.spent.push(token);
         }
-        Ok(())
-    }
-
-    pub(super) fn check_grant(&mut self, queue: u32, ttl: Option<Duration>, grant: crate::Grant) -> Result<(), String> {
-        let leased = grant.open().map_err(|error| error.to_string())?;
-        let id = identify(&leased.message, &leased.topic)?;
-        let entry =
-            self.model.entries.get(&id).ok_or_else(|| format!("message {id} was leased and should not exist"))?;
-        let available = match entry.place {
-            Place::Ready => true,
-            // It may have become available before the clock was set back.
-            Place::Due(due) => due != HELD && due <= self.latest.0,
-        };
-        if !available || entry.queue != queue || leased.attempt() != entry.attempts + 1 {
-            return Err(format!("{:?} of queue {queue} was leased, and is {entry:?}", leased.token));
-        }
-        let ends = ttl.map(|ttl| self.now.monotonic.plus(ttl));
-        if self.leases.insert(id, Held { token: leased.token, ends }).is_some() {
-            return Err(format!("message {id} was leased twice"));
-        }
-        self.count("leased");
         Ok(())
     }
 
@@ -170,7 +165,7 @@ impl World {
                     return Err(format!("nobody expected {progress:?} for {change:?}"));
                 }
                 if progress.changed > 0 {
-                    self.model.apply(change);
+                    self.apply_change(change);
                 }
                 self.progress = Some(progress);
                 Ok(())
@@ -183,39 +178,79 @@ impl World {
         }
     }
 
+    /// A step of a change by a filter: some of what may change, as the look at it shows.
+    fn check_filtered(&mut self, result: Result<Progress, RequestError>) -> Result<(), String> {
+        let undone = !matches!(&result, Ok(_) | Err(RequestError::Engine(EngineError::Unknown)));
+        if undone {
+            let not_changed = |ways: &mut Vec<(_, Deed)>| ways.retain(|(_, deed)| *deed != Deed::Changed);
+            self.turn.alternatives.values_mut().for_each(not_changed);
+        }
+        match result {
+            Ok(progress) => {
+                self.progress = Some(progress);
+                Ok(())
+            }
+            Err(RequestError::Engine(EngineError::Unknown)) => Ok(()),
+            other => self.check_refusal(&other.map(|_| ())),
+        }
+    }
+
+    /// What was declared is in force from here on.
+    fn take_up_definitions(&mut self, defined: &Defined) -> Result<(), String> {
+        self.settings_before = None;
+        self.model.ticks = self.new_ticks();
+        self.changed = true;
+        self.check_defined(defined, true)
+    }
+
+    /// The last tick of each declared schedule; a new one counts as having ticked just now.
+    pub(super) fn new_ticks(&self) -> std::collections::BTreeMap<usize, u64> {
+        let last = |schedule: usize| self.model.ticks.get(&schedule).copied().unwrap_or(self.now.wall.0);
+        (0..SCHEDULES.len()).filter(|at| self.schedules[*at]).map(|schedule| (schedule, last(schedule))).collect()
+    }
+
     /// The ids of the declared queues, and the names of the others that hold something. That is not looked at where the
     /// model may be behind the store.
     pub(super) fn check_defined(&self, defined: &Defined, looks_at_undeclared: bool) -> Result<(), String> {
-        let queues = || (0..).zip(QUEUES).zip(self.declared).map(|((id, (name, _, _)), declared)| (id, name, declared));
-        let declared = queues().filter(|(_, _, declared)| *declared).map(|(id, name, _)| (name, id));
+        let queues = || (0..).zip(QUEUES).zip(&self.settings).map(|((id, name), settings)| (id, name, settings.declared));
+        let mut declared: Vec<(&str, u32)> =
+            queues().filter(|(_, _, declared)| *declared).map(|(id, name, _)| (name, id)).collect();
+        declared.sort_unstable();
         let found = defined.queues.iter().map(|(name, id)| (name.as_str(), id.0));
-        if !declared.eq(found) {
-            return Err(format!("{:?} was defined, and there is {defined:?}", self.declared));
+        if !declared.iter().copied().eq(found) {
+            return Err(format!("{declared:?} was defined, and there is {defined:?}"));
         }
-        let holds_something = |id: u32| self.model.entries.values().any(|entry| entry.queue == id);
+        let holds_something = |id: u32| self.model.of_queue(id).next().is_some();
         let undeclared =
             queues().filter(|(id, _, declared)| !declared && holds_something(*id)).map(|(_, name, _)| name);
         if looks_at_undeclared && !undeclared.eq(defined.undeclared.iter().map(|name| name.as_str())) {
-            return Err(format!("{:?} was defined, and there is {defined:?}", self.declared));
+            return Err(format!("{declared:?} was defined, and there is {defined:?}"));
         }
         Ok(())
     }
 
-    pub(super) fn check_counts(&self) -> Result<(), String> {
+    pub(super) fn check_counts(&mut self) -> Result<(), String> {
+        let is_staged = self.store().has_staged();
         for queue in 0..QUEUES.len() as u32 {
-            let in_queue = || self.model.entries.iter().filter(|(_, entry)| entry.queue == queue);
+            let in_queue = || self.model.of_queue(queue);
             let leased = in_queue().filter(|(id, _)| self.leases.contains_key(id)).count() as u64;
             let held = in_queue().filter(|(_, entry)| entry.place == Place::Due(HELD)).count() as u64;
             let total = in_queue().count() as u64;
             let Some(counts) = self.board.get(&queue) else { return Err(format!("queue {queue} is not counted")) };
-            if counts.declared != self.declared[queue as usize] {
-                return Err(format!("{:?} was defined, and there is {counts:?}", self.declared));
+            if counts.declared != self.settings[queue as usize].declared
+                || self.paused[queue as usize].is_some_and(|paused| paused != counts.paused)
+            {
+                return Err(format!("{:?} was defined, and there is {counts:?}", self.settings));
             }
             let sum = counts.ready + counts.leased + counts.scheduled;
             if sum != total || counts.leased != leased || counts.scheduled < held {
                 return Err(format!("queue {queue} has {total} messages, {leased} leased, {held} held: {counts:?}"));
             }
-            if counts.oldest.is_some() != (counts.ready + counts.leased > 0) {
+            let bytes: u64 = in_queue().map(|(id, _)| self.facts[&id].cost).sum();
+            if counts.bytes != bytes {
+                return Err(format!("queue {queue} has {bytes} bytes: {counts:?}"));
+            }
+            if !is_staged && counts.oldest.is_some() != (counts.ready + counts.leased > 0) {
                 return Err(format!("the oldest message of queue {queue} is not known: {counts:?}"));
             }
         }

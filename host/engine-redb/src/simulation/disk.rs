@@ -158,6 +158,11 @@ impl SimDisk {
         self.media().faults = faults;
     }
 
+    /// What it is told to do wrong as yet.
+    pub(super) fn faults(&self) -> Faults {
+        self.media().faults
+    }
+
     pub(super) fn set_lies(&self, lies: bool) {
         self.media().lies = lies;
     }

@@ -3,10 +3,15 @@
 //! A failure prints its seed; `PELTON_SIM_SEED=N cargo test -p pelton-engine-redb simulation` runs that one alone, and
 //! `PELTON_SIM_RUNS=N` runs more of them.
 
+mod admit;
 mod ask;
 mod check;
 mod disk;
+mod grants;
 mod model;
+mod observe;
+mod operate;
+mod plan;
 mod recover;
 mod shell;
 mod world;

@@ -1,13 +1,13 @@
 //! What must be so after a failure, and when all is over: nothing is missing, nothing is stuck, nothing is left behind.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pelton_core::engine::{Bulk, BulkAction, Filter, Health, LeaseRequest, QueueId, Select, Settlement, Verdict};
 
 use super::disk::Faults;
-use super::model::{Change, Entry, Id, Model, Place};
-use super::world::{Asked, Caller, QUEUES, World, definitions};
+use super::model::{Change, Id, Place};
+use super::plan::{GRAVEYARD, QUEUES, definitions};
+use super::world::{Asked, Caller, Turn, World};
 use crate::command::{Command, Reply, Request};
 use crate::prepare::prepare_settlement;
 use crate::store::Store;
@@ -15,6 +15,10 @@ use crate::tables::HELD;
 
 /// Reopenings in a row after which the disk must be good again.
 const REOPEN_TRIES: usize = 50;
+/// Rounds after which all messages must have been delivered once nothing fails any more.
+const ROUNDS_MAX: usize = 3000;
+/// Rounds after which the time between them is long: what waits for hours waits no longer than that.
+const ROUNDS_SHORT: usize = 100;
 
 impl World {
     /// After a failure: the store comes back by itself, or with the power; then nothing may be missing.
@@ -23,14 +27,15 @@ impl World {
             if self.disk.is_off() {
                 self.count("power cut");
                 self.store = None;
-                self.asked.clear_unanswered(&mut self.model);
+                self.doubt_unanswered();
                 self.disk.restore_power();
                 if self.random.f64() < 0.2 {
                     let crash_in = Some(self.random.u64(..40));
                     self.disk.set_faults(Faults { crash_in, ..Faults::default() });
                 }
                 if self.restart().is_err() && !self.disk.is_off() {
-                    return self.restart();
+                    self.restart()?;
+                    return self.recovered();
                 }
             } else {
                 self.count("reopened");
@@ -47,7 +52,7 @@ impl World {
             }
             if let Some(store) = &self.store {
                 match store.health() {
-                    Health::Ready | Health::Full => return self.check_recovered(),
+                    Health::Ready | Health::Full => return self.recovered(),
                     Health::Failed(reason) => return Err(format!("the store could not be reopened: {reason}")),
                     Health::Recovering => {}
                 }
@@ -65,8 +70,8 @@ impl World {
         self.store = Some(store);
         let (now, mut replies) = (self.now(), Vec::new());
         let ticket = Caller { number: 0, listens: true };
-        let command = Command { ticket, request: Request::Define(definitions(&self.declared)) };
-        self.store().accept(vec![command], now, &mut replies);
+        let request = Request::Define(definitions(&self.settings, &self.schedules));
+        self.store().accept(vec![Command { ticket, request }], now, &mut replies);
         match replies.pop() {
             Some((_, Reply::Defined(Ok(defined)))) => self.check_defined(&defined, false),
             // Only what comes after a failure that the disk was told to have.
@@ -74,28 +79,83 @@ impl World {
         }
     }
 
-    fn check_recovered(&mut self) -> Result<(), String> {
-        self.spent.extend(std::mem::take(&mut self.leases).into_values().map(|held| held.token));
+    /// Requests without an answer when the power went.
+    fn doubt_unanswered(&mut self) {
+        for asked in std::mem::take(&mut self.asked).into_values() {
+            match asked {
+                Asked::Append(asked) => self.doubt_append(*asked),
+                Asked::Bulk { change, .. } | Asked::Listed { change, .. } | Asked::Lost(change) => {
+                    self.model.doubt(change);
+                }
+                Asked::Settle(batch) => {
+                    batch.into_iter().filter_map(|(_, change)| change).for_each(|change| self.model.doubt(change));
+                }
+                Asked::Pause(queue, _) => self.paused[queue as usize] = None,
+                Asked::Lease { .. } | Asked::Extend(..) | Asked::Release(_) | Asked::Define | Asked::Filtered => {}
+            }
+        }
+    }
+
+    /// The store is open again: all leases have ended, and what nobody knew shows.
+    pub(super) fn recovered(&mut self) -> Result<(), String> {
+        let now = self.now.wall.0;
+        let has_come = |place: Place| matches!(place, Place::Due(due) if due <= now);
+        self.ripe.extend(self.model.entries.iter().filter(|(_, entry)| has_come(entry.place)).map(|(id, _)| *id));
+        self.board.clear();
+        self.read_board();
+        for queue in 0..QUEUES.len() {
+            if let Some(counts) = self.board.get(&(queue as u32)) {
+                let paused = *self.paused[queue].get_or_insert(counts.paused);
+                if paused != counts.paused {
+                    return Err(format!("queue {queue} was paused ({paused}), and is not the same after: {counts:?}"));
+                }
+                self.ended[queue] = (counts.expired, counts.dropped);
+            }
+        }
+        self.find_new_ticks()?;
+        self.look(true)?;
+        self.settings_before = None;
+        self.turn = Turn::default();
+        self.passed.clear();
+        self.ripe.retain(|id| self.model.entries.get(id).is_some_and(|entry| has_come(entry.place)));
+        for (id, held) in std::mem::take(&mut self.leases) {
+            self.lost.push((id, held.token.queue, held.token.entry, held.told));
+            self.spent.push(held.token);
+        }
+        self.lost.truncate(10);
         self.give_back.clear();
         if self.spent.len() > 100 {
             self.spent.drain(..50);
         }
-        self.read_board();
         self.compare()?;
         self.check_counts()
+    }
+
+    /// Schedules that were declared shortly before the failure count from whenever that came to be.
+    fn find_new_ticks(&mut self) -> Result<(), String> {
+        let stored = self.stored_ticks()?;
+        let mut ticks = self.new_ticks();
+        for (schedule, at) in &mut ticks {
+            if !self.model.ticks.contains_key(schedule) && stored.get(schedule).is_some_and(|stored| stored <= at) {
+                *at = stored[schedule];
+            }
+        }
+        self.model.ticks = ticks;
+        Ok(())
     }
 
     /// No more faults: everything that is not held must be delivered within bounded time, and leave nothing behind.
     pub(super) fn finish(&mut self) -> Result<(), String> {
         self.compare()?;
-        for _ in 0..2000 {
-            self.now.monotonic = self.now.monotonic.plus(Duration::from_secs(10));
-            self.now.wall = self.now.wall.plus(Duration::from_secs(10));
-            self.latest = self.latest.max(self.now.wall);
+        self.resume_all()?;
+        for round in 0..ROUNDS_MAX {
+            let ms = if round < ROUNDS_SHORT { 10_000 } else { 600_000 };
+            self.advance(ms, ms);
             let waiting = self.model.entries.values().filter(|entry| entry.place != Place::Due(HELD)).count();
             if waiting == 0 {
                 return self.check_empty();
             }
+            self.turn = Turn::default();
             let mut commands: Vec<Command<Caller>> = Vec::new();
             let done: Vec<Id> = self.leases.iter().filter(|(_, held)| held.ends.is_none()).map(|(id, _)| *id).collect();
             for id in done {
@@ -114,17 +174,14 @@ impl World {
             }
             self.apply(commands)?;
         }
-        Err(format!("messages are stuck: {:?}", self.model.entries))
+        Err(format!("messages are stuck: {:?}; {:?}", self.model.entries, self.settings))
     }
 
     fn check_empty(&mut self) -> Result<(), String> {
+        debug_assert_eq!(self.settings[GRAVEYARD as usize].dead_letter, None);
         for queue in 0..QUEUES.len() as u32 {
-            let in_queue = |entry: &&Entry| entry.queue == queue;
-            let listed = self.model.entries.values().filter(in_queue).count();
-            let change = self.model.entries.iter().filter(|(_, entry)| entry.queue == queue).map(|(id, _)| (*id, None));
-            let ticket_change: Change = change.collect();
-            debug_assert_eq!(listed, ticket_change.len());
-            let ticket = self.caller(Asked::Bulk { change: ticket_change, skipped: 0 });
+            let change: Change = self.model.of_queue(queue).map(|(id, _)| (id, None)).collect();
+            let ticket = self.caller(Asked::Bulk { change, skipped: 0 });
             let job = Bulk {
                 queue: QueueId(queue),
                 filter: Filter::default(),
@@ -138,26 +195,5 @@ impl World {
         self.compare()?;
         let summary = self.store().verify().map_err(|wrong| wrong.join("; "))?;
         if summary.bodies + summary.attempts > 0 { Err(format!("something is left over: {summary:?}")) } else { Ok(()) }
-    }
-}
-
-/// Requests without an answer when the power went.
-trait Unanswered {
-    fn clear_unanswered(&mut self, model: &mut Model);
-}
-
-impl Unanswered for BTreeMap<u64, Asked> {
-    fn clear_unanswered(&mut self, model: &mut Model) {
-        for asked in std::mem::take(self).into_values() {
-            match asked {
-                Asked::Append(change) | Asked::Bulk { change, .. } | Asked::Listed { change, .. } => {
-                    model.doubt(change)
-                }
-                Asked::Settle(batch) => {
-                    batch.into_iter().filter_map(|(_, change)| change).for_each(|change| model.doubt(change))
-                }
-                Asked::Lease { .. } | Asked::Extend(..) | Asked::Release(_) | Asked::Define => {}
-            }
-        }
     }
 }

@@ -53,10 +53,12 @@ impl<T: Ticket> Live<T> {
         if self.disk_full && !entries.is_empty() {
             return Ok(Err(RequestError::DiskFull));
         }
-        if let Some(Tick { schedule, at }) = &tick
-            && let Some(last) = self.ticks.get(schedule).filter(|last| *last >= at)
-        {
-            return Ok(Err(RequestError::Ticked(*last)));
+        if let Some(Tick { schedule, at }) = &tick {
+            // One that is not defined any more ticks no more either.
+            let last = self.ticks.get(schedule).copied().unwrap_or(*at);
+            if *at <= last {
+                return Ok(Err(RequestError::Ticked(last)));
+            }
         }
         let resolved = match self.resolve(&identities, now)? {
             Ok(resolved) => resolved,

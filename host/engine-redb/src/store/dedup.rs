@@ -94,9 +94,9 @@ impl Generations {
     }
 }
 
-/// The window in whole seconds, at least one: part of the key.
+/// The window in whole seconds, rounded up, at least one: part of the key, and how long a generation is.
 fn seconds(identity: &PreparedIdentity) -> u32 {
-    u32::try_from(identity.window.as_secs()).unwrap_or(u32::MAX).max(1)
+    u32::try_from(identity.window.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
 impl<T: Ticket> Live<T> {

@@ -114,7 +114,7 @@ impl<T: Ticket> Live<T> {
     /// The next message that may be leased.
     fn next_available(&mut self, queue: u32, chain: &mut Chain) -> Result<Option<(Place, WindowEntry)>, Failure> {
         let state = &self.queues[queue as usize];
-        if state.record.paused || state.is_changing_order() {
+        if state.record.paused || state.is_changing_order() || self.leases.len() >= self.tuning.leases.max(1) {
             return Ok(None);
         }
         if state.keyed {

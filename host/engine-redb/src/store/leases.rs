@@ -131,6 +131,10 @@ impl Leases {
         Self { by_entry: HashMap::default(), ends: BTreeSet::new(), settled }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.by_entry.len()
+    }
+
     pub(crate) fn holds(&self, entry: u64) -> bool {
         self.by_entry.contains_key(&entry)
     }

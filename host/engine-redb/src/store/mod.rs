@@ -281,6 +281,16 @@ impl<T: Ticket> Store<T> {
         }
     }
 
+    /// Stops for good because of damage that somebody else met. What was staged is answered as unknown.
+    pub fn stop(&mut self, reason: &str, replies: &mut Vec<(T, Reply)>) {
+        self.take_into_tally();
+        let reason = format!("'{}' is damaged: {reason}; restore it from a backup", self.disk.path().display());
+        tracing::error!(%reason, "The store stopped; nothing is stored any more until a restart.");
+        if let State::Up(live) = std::mem::replace(&mut self.state, State::Stopped(reason)) {
+            live.abandon(&EngineError::Unknown, replies);
+        }
+    }
+
     /// Checks every invariant of what is committed; see [`crate::verify`].
     ///
     /// # Errors
@@ -290,6 +300,23 @@ impl<T: Ticket> Store<T> {
             State::Up(live) => crate::verify::verify(live.database()),
             _ => Err(vec!["the store is not open".to_owned()]),
         }
+    }
+
+    /// A view of what is committed; none while the store is not open.
+    #[cfg(test)]
+    pub(crate) fn look(&self) -> Option<redb::ReadTransaction> {
+        use redb::ReadableDatabase as _;
+        match &self.state {
+            State::Up(live) => live.database().begin_read().ok(),
+            _ => None,
+        }
+    }
+
+    /// How many windows are behind: something lies on disk that they have to read.
+    #[cfg(test)]
+    pub(crate) fn behind(&self) -> usize {
+        let State::Up(live) = &self.state else { return 0 };
+        live.queues.iter().flat_map(|queue| &queue.lines).filter(|line| !line.window.live).count()
     }
 
     fn fail(&mut self, failed: Failed, now: Now, replies: &mut Replies<T>) {

@@ -286,8 +286,10 @@ impl<T: Ticket> Live<T> {
                 self.stage_entries(emits, now, |_| Fate::Stored);
             }
             PreparedVerdict::Again { at, chosen } => {
-                // The largest time means held, which only the dead are.
-                self.stage_take(entry, &lease, Take::Wait { due: at.min(HELD - 1), chosen, attempt });
+                // Backoff was counted by a clock that may have gone back since. The largest time means held, which only the dead are.
+                let latest = now.wall.plus(self.queues[lease.queue as usize].retry.backoff.max).0;
+                let due = if chosen { at } else { at.min(latest) };
+                self.stage_take(entry, &lease, Take::Wait { due: due.min(HELD - 1), chosen, attempt });
             }
             PreparedVerdict::Dead(reason) => self.stage_death(entry, &lease, reason, attempt, now),
         }

@@ -50,6 +50,8 @@ impl<T: Ticket> Live<T> {
         };
         if is_over {
             self.sweep = Sweep { queue: queue + 1, after: After::START, at: now.monotonic };
+        } else if !self.has_staged() {
+            self.sweep.at = now.monotonic.plus(self.tuning.sweep_step_wait);
         }
         Ok(self.has_staged())
     }
@@ -65,7 +67,7 @@ impl<T: Ticket> Live<T> {
         let leases = &self.leases;
         let ended = walk(reader, queue, start, |place, after, bytes| {
             // What waits for its time is looked at when that has come.
-            is_over = matches!(place, Place::Due { .. });
+            is_over = matches!(place, Place::Due { due, .. } if due > now.wall.0);
             if is_over || seen == rows_max {
                 return Ok(false);
             }

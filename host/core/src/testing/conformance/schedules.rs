@@ -206,6 +206,8 @@ async fn a_schedule_left_out_is_forgotten(h: Harness) {
     h.advance(PERIOD);
     let (_, ticks) = define(&h, &["t"]).await;
     assert_eq!(ticks.into_iter().collect::<Vec<_>>(), [(schedule("t"), kept.expect("it is defined"))]);
+    let late = tick(&h, "s", h.after(PERIOD * 200), vec![entry(a, "gone")]).await;
+    assert!(matches!(late, Err(RequestError::Ticked(_))), "it is not defined any more: {late:?}");
     h.advance(PERIOD);
     assert_eq!(last(&h, "s").await, Some(h.clock.wall()), "it is new");
     assert_eq!(tick(&h, "s", h.after(PERIOD), vec![entry(a, "2")]).await, Ok(()));

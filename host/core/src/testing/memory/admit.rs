@@ -60,10 +60,11 @@ impl Store {
         if self.disk_full {
             return Err(RequestError::DiskFull);
         }
-        if let Some(tick) = &tick
-            && let Some(last) = self.ticks.get(&tick.schedule).filter(|last| tick.at <= **last)
-        {
-            return Err(RequestError::Ticked(*last));
+        if let Some(tick) = &tick {
+            let last = self.ticks.get(&tick.schedule).copied().unwrap_or(tick.at);
+            if tick.at <= last {
+                return Err(RequestError::Ticked(last));
+            }
         }
         self.doubles.0.retain(|_, original| now.wall < original.until);
         let doubles = self.doubles.of(&identities)?;

@@ -33,6 +33,7 @@ async fn kill_9_in_a_loop_under_load() {
                 kills += 1;
             }
             broker.restart().await;
+            load.repeat_some(&broker.api(), &mut random).await;
             if !soak.goes_on() {
                 break;
             }
