@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{BOUND, Load, TestBroker, event, eventually, ids, pelton, subjects, tally, text_event, THREE_WAYS};
+use crate::support::{
+    BOUND, Load, THREE_WAYS, TestBroker, event, eventually, ids, pelton, subjects, tally, text_event,
+};
 
 const QUEUES: &str = r#"
 [queues.inbox]
@@ -93,7 +95,10 @@ async fn an_export_is_imported_with_all_that_is_known() {
     assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok_and(|line| line["queue"].is_string())));
 
     let mut other = TestBroker::prepare(QUEUES);
-    let answer = pelton(other.folder(), ["import", file.to_str().expect("a path"), "--data", "data", "--json"]).await.ok().json();
+    let answer = pelton(other.folder(), ["import", file.to_str().expect("a path"), "--data", "data", "--json"])
+        .await
+        .ok()
+        .json();
     assert_eq!(answer["messages"], 54, "{answer}");
     other.restart().await;
     assert_eq!(contents(&other).await, before);
@@ -143,7 +148,8 @@ async fn verify_finds_what_is_damaged_and_an_export_saves_the_rest() {
 
     let file = broker.folder().join("data/pelton.redb");
     let mut bytes = std::fs::read(&file).expect("the store is there");
-    let places: Vec<usize> = bytes.windows(10).enumerate().filter(|(_, window)| *window == b"all of it ").map(|(at, _)| at).collect();
+    let places: Vec<usize> =
+        bytes.windows(10).enumerate().filter(|(_, window)| *window == b"all of it ").map(|(at, _)| at).collect();
     assert!(!places.is_empty());
     for at in places {
         bytes[at] ^= 1;

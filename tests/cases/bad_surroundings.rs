@@ -81,28 +81,34 @@ fn change_data(broker: &TestBroker, change: impl FnOnce(&mut Vec<u8>)) {
     std::fs::write(&file, bytes).expect("the folder is writable");
 }
 
-/// Sets the format that the store says it has. The table `meta` has the keys `format` and `store` in one page, and
-/// behind them their values.
+/// Sets the format that the store says it has. The table `meta` has its keys in one page, in their order, and behind them
+/// their values.
 fn set_format(bytes: &mut [u8], format: u64) {
-    let keys = b"formatstore";
+    let keys = b"checksumformatsecret-1secret-2store";
     let windows = bytes.windows(keys.len()).enumerate();
     let places: Vec<usize> = windows.filter(|(_, window)| window == keys).map(|(at, _)| at).collect();
     assert!(!places.is_empty(), "the format stands where it is looked for");
     for at in places {
-        bytes[at + keys.len()..][..8].copy_from_slice(&format.to_le_bytes());
+        bytes[at + keys.len() + 8..][..8].copy_from_slice(&format.to_le_bytes());
     }
 }
 
 #[tokio::test]
-async fn a_data_file_of_a_newer_version() {
+async fn a_data_file_of_another_version() {
     let mut broker = stopped().await;
     change_data(&broker, |bytes| set_format(bytes, 7));
     insta::assert_snapshot!(serve(broker.folder()).await, @r"
     exit 6
     --- stderr
-    error: 'data/pelton.redb' has format 7, and this version of pelton knows 1 at most; use the newer version that wrote it
+    error: 'data/pelton.redb' has format 7, and this version of pelton knows 2 at most; use the newer version that wrote it
     ");
     change_data(&broker, |bytes| set_format(bytes, 1));
+    insta::assert_snapshot!(serve(broker.folder()).await, @r"
+    exit 6
+    --- stderr
+    error: 'data/pelton.redb' has format 1, and this version of pelton reads 2; export it with the older version that wrote it and import that
+    ");
+    change_data(&broker, |bytes| set_format(bytes, 2));
     broker.restart().await;
     assert_eq!(broker.depth("inbox").await, 1, "being refused has changed nothing");
 }
@@ -219,7 +225,7 @@ async fn an_unknown_subcommand() {
     --- stderr
     error: unrecognized subcommand 'sevre'
 
-      tip: some similar subcommands exist: 'settle', 'serve'
+      tip: some similar subcommands exist: 'settle', 'restore', 'serve'
 
     Usage: pelton <COMMAND>
 

@@ -98,7 +98,11 @@ async fn the_oldest_make_room_but_for_those_that_are_handled() {
     assert_eq!(ids(&all), ["m-3", "m-4"]);
     broker.accept("fresh", &numbered(5..6)).await;
     let refused = send(broker.batch("fresh", &numbered(6..8))).await;
-    assert_eq!((refused.status, &refused.json()["code"]), (429, &json!("queue-full")), "nothing is left to drop: {refused}");
+    assert_eq!(
+        (refused.status, &refused.json()["code"]),
+        (429, &json!("queue-full")),
+        "nothing is left to drop: {refused}"
+    );
 }
 
 #[tokio::test]

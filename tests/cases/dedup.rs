@@ -29,15 +29,15 @@ to = ["queue:sink"]
 #[tokio::test]
 async fn a_double_is_answered_like_the_first_and_stored_once() {
     let mut broker = TestBroker::start(QUEUES).await;
-    let one = event("one", json!({"n": 1}));
-    let first = broker.accept("orders.a", &[one.clone()]).await;
+    let one = [event("one", json!({"n": 1}))];
+    let first = broker.accept("orders.a", &one).await;
     assert_eq!(first, [json!({"id": "one", "targets": 2})]);
-    let double = json!({"id": "one", "targets": 2, "duplicate": true});
-    assert_eq!(broker.accept("orders.a", &[one.clone()]).await, [double.clone()]);
+    let double = [json!({"id": "one", "targets": 2, "duplicate": true})];
+    assert_eq!(broker.accept("orders.a", &one).await, double);
     broker.kill_9();
     broker.restart().await;
-    assert_eq!(broker.accept("orders.a", &[one.clone()]).await, [double], "a restart forgets nothing");
-    let answers = broker.accept("orders.a", &[event("two", json!(1)), one.clone(), event("two", json!(1))]).await;
+    assert_eq!(broker.accept("orders.a", &one).await, double, "a restart forgets nothing");
+    let answers = broker.accept("orders.a", &[event("two", json!(1)), one[0].clone(), event("two", json!(1))]).await;
     let doubles: Vec<bool> = answers.iter().map(|answer| answer["duplicate"] == true).collect();
     assert_eq!(doubles, [false, true, true], "within one request too");
     assert_eq!(ids(&broker.messages("inbox").await), ["one", "two"]);
@@ -47,12 +47,12 @@ async fn a_double_is_answered_like_the_first_and_stored_once() {
 #[tokio::test]
 async fn identity_is_topic_source_and_id() {
     let broker = TestBroker::start(QUEUES).await;
-    let one = event("one", json!(1));
-    broker.accept("orders.a", &[one.clone()]).await;
-    broker.accept("orders.b", &[one.clone()]).await;
-    broker.accept("orders.a", &[with(one.clone(), &json!({"source": "/elsewhere"}))]).await;
-    broker.accept("plain", &[one.clone()]).await;
-    broker.accept("plain", &[one]).await;
+    let one = [event("one", json!(1))];
+    broker.accept("orders.a", &one).await;
+    broker.accept("orders.b", &one).await;
+    broker.accept("orders.a", &[with(one[0].clone(), &json!({"source": "/elsewhere"}))]).await;
+    broker.accept("plain", &one).await;
+    broker.accept("plain", &one).await;
     assert_eq!(broker.depth("inbox").await, 5, "none of them is a double");
 }
 
@@ -63,7 +63,11 @@ async fn an_id_that_is_used_again_for_something_else_is_refused() {
     let events = [event("new", json!(1)), event("one", json!(2))];
     let refused = send(broker.batch("orders.a", &events)).await;
     let problem = refused.json();
-    assert_eq!((refused.status, &problem["code"], &problem["items"][0]["index"]), (409, &json!("id-reused"), &json!(1)), "{refused}");
+    assert_eq!(
+        (refused.status, &problem["code"], &problem["items"][0]["index"]),
+        (409, &json!("id-reused"), &json!(1)),
+        "{refused}"
+    );
     assert_eq!(ids(&broker.messages("inbox").await), ["one"], "nothing of the request is stored");
     broker.accept("orders.a", &events[..1]).await;
 }
@@ -80,12 +84,12 @@ async fn what_was_refused_is_not_known() {
 #[tokio::test]
 async fn a_double_leaves_when_the_window_is_over() {
     let (broker, faults) = TestBroker::start_faulty(QUEUES).await;
-    let one = event("one", json!(1));
-    broker.accept("orders.a", &[one.clone()]).await;
+    let one = [event("one", json!(1))];
+    broker.accept("orders.a", &one).await;
     faults.clock_ahead(Duration::from_secs(9 * 60));
-    assert_eq!(broker.accept("orders.a", &[one.clone()]).await[0]["duplicate"], true);
+    assert_eq!(broker.accept("orders.a", &one).await[0]["duplicate"], true);
     faults.clock_ahead(Duration::from_secs(30 * 60));
-    assert_eq!(broker.accept("orders.a", &[one]).await, [json!({"id": "one", "targets": 2})]);
+    assert_eq!(broker.accept("orders.a", &one).await, [json!({"id": "one", "targets": 2})]);
     assert_eq!(broker.depth("inbox").await, 2);
 }
 

@@ -99,12 +99,11 @@ async fn a_handle_cancels_in_all_queues_until_it_is_too_late() {
         let answer = broker.accept(topic, &[event(id, json!(1))]).await.remove(0);
         answer["scheduled"].as_str().expect("a handle").to_owned()
     };
-    let [first, second] = [
-        publish(&broker, "both?delay=1h", "first").await,
-        publish(&broker, "both?delay=1h", "second").await,
-    ];
+    let [first, second] =
+        [publish(&broker, "both?delay=1h", "first").await, publish(&broker, "both?delay=1h", "second").await];
     let soon = publish(&broker, "inbox?delay=200ms", "soon").await;
-    let cancel = async |broker: &TestBroker, handle: &str| send(broker.delete(&format!("/v1/scheduled/{handle}"))).await;
+    let cancel =
+        async |broker: &TestBroker, handle: &str| send(broker.delete(&format!("/v1/scheduled/{handle}"))).await;
 
     assert_eq!(cancel(&broker, &first).await.ok(), json!({"cancelled": 2, "of": 2}));
     let again = cancel(&broker, &first).await;

@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    Api, BOUND, Ledger, Reply, TestBroker, event, eventually, ids, send, subjects, tally, text_event,
+    Api, BOUND, Fate, Ledger, Reply, SmallDisk, TestBroker, event, eventually, ids, send, subjects, tally, text_event,
 };
-use crate::support::{Fate, SmallDisk};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -106,13 +105,13 @@ async fn below_the_floor_nothing_is_accepted_and_consuming_makes_room() {
     assert!(refused.text.contains("min-free-disk"), "it says by which setting: {refused}");
     assert!(disk.free() > MIB, "something is left: {}", disk.free());
     assert!(ledger.accepted() > 100);
-    let mut ready = broker.get("/readyz").await;
+    let ready = broker.get("/readyz").await;
     assert_eq!((ready.status, ready.json()), (200, json!({"status": "full"})), "{ready}");
 
     consume(&broker, usize::try_from(ledger.accepted()).expect("few") * 3 / 4, &mut consumed).await;
-    eventually("what was consumed has made room", BOUND, async || {
-        ready = broker.get("/readyz").await;
-        if ready.json() == json!({"status": "ready"}) { Ok(()) } else { Err(&ready.text).map_err(String::clone) }
+    eventually("what was consumed has made room", BOUND, async || match broker.get("/readyz").await {
+        reply if reply.json() == json!({"status": "ready"}) => Ok(()),
+        reply => Err(reply),
     })
     .await;
     let before = ledger.accepted();

@@ -67,7 +67,8 @@ async fn a_message_that_kills_the_broker_each_time_becomes_a_dead_letter() {
 #[tokio::test]
 async fn what_was_lost_is_tried_alone_before_the_rest() {
     let mut broker = TestBroker::start(QUEUES).await;
-    let lost: Vec<Value> = (0..3).map(|number| text_event(&format!("lost-{number}"), "sleep:50000 sleep:700")).collect();
+    let lost: Vec<Value> =
+        (0..3).map(|number| text_event(&format!("lost-{number}"), "sleep:50000 sleep:700")).collect();
     broker.accept("work", &lost).await;
     running(&broker, 3).await;
     let waiting: Vec<Value> = (0..20).map(|number| text_event(&format!("m-{number}"), "done")).collect();

@@ -124,7 +124,8 @@ async fn settings_change_in_place_by_command_and_by_signal() {
 #[tokio::test]
 async fn a_reload_that_can_not_be_taken_over_changes_nothing_and_says_all_that_is_wrong() {
     let broker = TestBroker::start(QUEUES).await;
-    broker.rewrite(|toml| toml.replace("[queues.inbox]\n", "[queues.inbox]\nmax-messages = 0\noverflow = \"explode\"\n"));
+    broker
+        .rewrite(|toml| toml.replace("[queues.inbox]\n", "[queues.inbox]\nmax-messages = 0\noverflow = \"explode\"\n"));
     let refused = send(broker.post("/v1/reload")).await;
     assert_eq!((refused.status, &refused.json()["code"]), (422, &json!("invalid-configuration")), "{refused}");
     assert_eq!(refused.json()["problems"].as_array().map(Vec::len), Some(2), "{refused}");

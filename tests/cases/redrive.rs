@@ -45,7 +45,9 @@ async fn with_dead() -> TestBroker {
     let broker = TestBroker::start(QUEUES).await;
     let german = |event: Value| with(event, &json!({"country": "de"}));
     broker.accept("orders.new", &[text_event("trapped-1", "trap"), german(text_event("trapped-2", "trap"))]).await;
-    broker.accept("orders.old", &[german(text_event("rejected-1", "reject")), text_event("rejected-2", "reject")]).await;
+    broker
+        .accept("orders.old", &[german(text_event("rejected-1", "reject")), text_event("rejected-2", "reject")])
+        .await;
     broker.accept("bills", &[text_event("bill-1", "reject"), german(text_event("bill-2", "trap"))]).await;
     broker.holds("graveyard", 6).await;
     broker
@@ -102,7 +104,8 @@ async fn at_a_rate_and_their_history_goes_on() {
     // They die again, and tell both stories.
     broker.holds("graveyard", 6).await;
     let dead = broker.get("/v1/queues/orders/dead/trapped-1").await.ok();
-    let outcomes: Vec<&Value> = dead["history"].as_array().expect("a history").iter().map(|one| &one["outcome"]).collect();
+    let outcomes: Vec<&Value> =
+        dead["history"].as_array().expect("a history").iter().map(|one| &one["outcome"]).collect();
     assert_eq!(outcomes, [&json!("trap"); 4], "{dead:#}");
     let shown = broker.cli(["dead", "show", "graveyard", "trapped-1"]).await.ok().stdout;
     assert!(shown.contains("max-attempts") && shown.matches("as it is written").count() >= 4, "{shown}");

@@ -137,15 +137,7 @@ impl TestBroker {
         assert!(self.child.is_none(), "it runs already");
         let _ = std::fs::remove_file(self.folder().join(READY));
         let mut broker = command_by(&self.run_by, self.folder());
-        broker.args(&self.args).args([
-            "--listen",
-            "127.0.0.1:0",
-            "--ready-file",
-            READY,
-            "--data",
-            DATA,
-            "--config",
-        ]);
+        broker.args(&self.args).args(["--listen", "127.0.0.1:0", "--ready-file", READY, "--data", DATA, "--config"]);
         broker.arg(&self.config).env("CARGO_TARGET_DIR", example_target());
         broker.envs(self.environment.iter().cloned());
         broker.stdout(self.log(DELIVERIES)).stderr(self.log(LOG));

@@ -44,7 +44,6 @@ impl SmallDisk {
         run_by
     }
 
-    pub(crate) fn path(&self) -> &Path { &self.path }
     /// Bytes that can still be written to it.
     pub(crate) fn free(&self) -> u64 {
         let room = rustix::fs::statvfs(&self.path).expect("it is mounted");

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::binary::shim;
-use super::wait::eventually;
 
 #[path = "../shim/src/control.rs"]
 mod control;
@@ -151,15 +150,6 @@ impl Faults {
     /// How many calls have failed since the last [`begin`](Self::begin).
     pub(crate) fn failed(&self) -> u64 {
         self.get(control::FAILED)
-    }
-
-    /// Waits until a call has failed.
-    pub(crate) async fn struck(&self, bound: Duration) {
-        eventually("a fault strikes", bound, async || match self.failed() {
-            0 => Err(format!("{} calls passed", self.get(control::SEEN))),
-            _ => Ok(()),
-        })
-        .await;
     }
 
     /// The broker's wall clock is so much ahead of the true time, from now on.

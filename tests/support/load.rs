@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::api::{Api, ids, subjects, tally, try_send};
+use super::api::{Api, ids, send, subjects, tally, try_send};
 use super::broker::TestBroker;
 use super::ledger::{Fate, Ledger, Producer, Sums, events};
+use super::wait::{BOUND, eventually};
 
 /// Each message goes three ways: to a component that fails at times and then emits, to pull consumers, and to where it stays.
 pub(crate) const THREE_WAYS: &str = r#"
@@ -120,7 +121,7 @@ impl Load {
     pub(crate) async fn repeat_some(&self, api: &Api, random: &mut fastrand::Rng) {
         for (request, count) in self.ledger.unknown() {
             if random.bool() {
-                let answers = api.accept("load", &events(&request, count, script)).await;
+                let answers = accept_at_last(api, &events(&request, count, script)).await;
                 let doubles = answers.iter().filter(|answer| answer["duplicate"] == true).count() as u64;
                 assert!(doubles == 0 || doubles == count, "{doubles} of {count} of request {request} were there");
                 self.ledger.enter(request, count, Fate::Accepted);
@@ -157,10 +158,17 @@ impl Load {
         assert!(pulled.seen.iter().eq(stored.keys()), "each was pulled at least once, and nothing else was");
         assert!(dead.values().all(|count| *count == 1), "dead once: {dead:?}");
         assert!(pulled.rejected.iter().all(|id| dead.contains_key(id)), "what was rejected is dead");
-        assert!(dead.keys().all(|id| pulled.rejected.contains(id) || !pulled.settled.contains(id)), "and not what was acked");
+        assert!(
+            dead.keys().all(|id| pulled.rejected.contains(id) || !pulled.settled.contains(id)),
+            "and not what was acked"
+        );
         let mut queues = broker.get("/v1/queues").await.ok();
         for queue in queues["queues"].as_array_mut().expect("queues") {
-            assert_eq!((&queue["leased"], &queue["scheduled"]), (&json!(0), &json!(0)), "nothing is under way: {queue}");
+            assert_eq!(
+                (&queue["leased"], &queue["scheduled"]),
+                (&json!(0), &json!(0)),
+                "nothing is under way: {queue}"
+            );
         }
         for queue in ["held", "sink", "work.dead", "pull.dead"] {
             broker.purge(queue).await;
@@ -169,6 +177,17 @@ impl Load {
         self.ledger = Ledger::new();
         sums
     }
+}
+
+/// Publishes these until they are accepted: after a failed read, the store finds that out with the next request.
+async fn accept_at_last(api: &Api, events: &[Value]) -> Vec<Value> {
+    let mut answer =
+        eventually("a request is accepted again", BOUND, async || match send(api.batch("load", events)).await {
+            reply if reply.status == 200 => Ok(reply.json()),
+            reply => Err(reply),
+        })
+        .await;
+    std::mem::take(answer["messages"].as_array_mut().expect("an answer for each message"))
 }
 
 /// Leases and settles messages of `pull` until it is to end or the broker is gone.

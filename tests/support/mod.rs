@@ -19,9 +19,9 @@ pub(crate) use self::api::{Api, Reply, event, ids, send, subjects, tally, text_e
 pub(crate) use self::binary::root;
 pub(crate) use self::broker::{TestBroker, example_target, with_guests, without_consumers};
 pub(crate) use self::command::{command, finish, pelton};
-pub(crate) use self::faults::{Calls, CarriedOut, Errno, Fault, Faults};
 pub(crate) use self::disk::SmallDisk;
-pub(crate) use self::ledger::{Fate, Ledger, Producer, Sums};
+pub(crate) use self::faults::{Calls, CarriedOut, Errno, Fault, Faults};
+pub(crate) use self::ledger::{Fate, Ledger, Sums};
 pub(crate) use self::load::{Load, THREE_WAYS};
 pub(crate) use self::snapshot::masked;
 pub(crate) use self::soak::{Soak, moment};

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::history;
 use crate::records::{Counters, Global, NameRecord};
 use crate::row::{BodyRef, Row, decode_message};
-use crate::store::{Place, Reader};
+use crate::store::{Place, Reader, find};
 use crate::tables::{
     ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DEDUP, DUE, HELD, IN_READY, NAMES,
     NAMES_PAUSED_CONSUMER, NAMES_QUEUE, PARKED, RANK, READY, SCHEDULES, rank_of,
@@ -249,11 +249,11 @@ impl<'a> Findings<'a> {
             self.counted.entry(queue).or_default().retrying += 1;
             let found = if due == IN_READY {
                 self.keyed_ready.get_mut(&(queue, hash)).map(|ready| ready.remove(&position));
-                reader.ready.get((queue, RANK, position))?
+                find(reader, queue, position)?.filter(|(place, _)| matches!(place, Place::Ready { .. })).map(|(_, row)| row)
             } else {
-                reader.due.get((queue, due, position))?.filter(|_| due != HELD)
+                reader.due.get((queue, due, position))?.filter(|_| due != HELD).map(|row| row.value().to_vec())
             };
-            let found = found.and_then(|row| Row::parse(row.value()).ok().and_then(Row::key));
+            let found = found.and_then(|row| Row::parse(&row).ok().and_then(Row::key));
             if found != Some(hash) {
                 self.wrong.push(format!(
                     "message {position} of queue {queue} holds up key {hash} as of {due}, and is {found:?} there"

@@ -20,7 +20,11 @@ async fn jumps_at_any_moment_under_load() {
             load.begin(&broker.api());
             moment(&mut random, 200).await;
             let by = Duration::from_millis(random.u64(..48 * 3_600_000));
-            if random.bool() { faults.clock_ahead(by) } else { faults.clock_behind(by) }
+            if random.bool() {
+                faults.clock_ahead(by)
+            } else {
+                faults.clock_behind(by)
+            }
             jumps += 1;
             moment(&mut random, 200).await;
             if random.u8(..4) == 0 {

@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use super::super::io_faults::readiness;
-use crate::support::{
-    Calls, CarriedOut, Errno, Fault, Faults, Load, Soak, Sums, THREE_WAYS, TestBroker, moment,
-};
+use crate::support::{Calls, CarriedOut, Errno, Fault, Faults, Load, Soak, Sums, THREE_WAYS, TestBroker, moment};
 
 /// Faults between two audits.
 const FAULTS: u64 = 12;

@@ -116,7 +116,9 @@ async fn serve(broker: &mut TestBroker, sent: &Sent) -> Found {
     if let Err(status) = broker.ready().await {
         let said = broker.said().split_off(before);
         assert_eq!(status.code(), Some(6), "{said}");
-        let says_why = ["is damaged", "is not a data file of pelton", "has format", "checksum"].iter().any(|why| said.contains(why));
+        let says_why = ["is damaged", "is not a data file of pelton", "has format", "checksum"]
+            .iter()
+            .any(|why| said.contains(why));
         assert!(says_why && said.contains("error: "), "it says why: {said}");
         return Found::Refused;
     }

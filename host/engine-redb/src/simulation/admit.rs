@@ -188,7 +188,9 @@ impl World {
         let messages = there.len() as u64 + own.0 + before.0;
         let bytes = there.iter().sum::<u64>() + own.1 + before.1;
         if bounds.overflow == Overflow::DeadLetter || own.0 == 0 || bounds.hold(messages, bytes) {
-            return Err(format!("{queue:?} is full with {messages} messages, {bytes} bytes at most: {bounds:?}"));
+            let there: Vec<_> = self.model.of_queue(queue.0).collect();
+            let most = format!("{messages} messages, {bytes} bytes");
+            return Err(format!("{queue:?} is full with at most {most} that can't make room ({bounds:?}) of {there:?}"));
         }
         Ok(())
     }

@@ -141,7 +141,10 @@ impl World {
                 // What became of it shows when it is looked at.
                 return Ok(());
             }
-            (None, Err(SettleError::LeaseLost | SettleError::AlreadySettled)) => self.count("settled twice"),
+            (None, Err(SettleError::LeaseLost | SettleError::AlreadySettled)) => {
+                self.count("settled twice");
+                return Ok(());
+            }
             // The second of two in one batch that failed as a whole.
             (change, result) => return Err(format!("settling {token} ({change:?}) gave {result:?}")),
         }

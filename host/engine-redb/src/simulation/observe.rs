@@ -301,7 +301,7 @@ impl World {
                 if may_end && !ended {
                     self.lease_ended(id, &state).into_iter().for_each(|ended| go(Some(ended), Deed::LeaseEnded));
                 }
-                if held.is_none() || ended || recovered {
+                if held.is_none() || ended || recovered || self.turn.released.contains(&id) {
                     self.may_become(id, &state, deeds.is_empty(), &mut go);
                 }
             }
@@ -341,7 +341,7 @@ impl World {
         for rules in self.rules(entry.queue) {
             let keyed = facts.key.is_some() && (rules.keyed || turned);
             match entry.place {
-                Place::Ready(RANK) if keyed => go(Some(Entry { place: Place::Parked, ..entry.clone() }), Deed::Parked),
+                Place::Ready(_) if keyed => go(Some(Entry { place: Place::Parked, ..entry.clone() }), Deed::Parked),
                 Place::Parked if turned => {
                     go(Some(Entry { place: Place::Ready(RANK), ..entry.clone() }), Deed::Unparked);
                 }

@@ -205,7 +205,10 @@ impl World {
             if declared && self.features.changes && self.random.f64() < 0.6 {
                 let other = Settings::random(queue, &self.features, &mut self.random);
                 let dead_letter = if queue == GRAVEYARD { None } else { other.dead_letter };
-                *settings = Settings { dead_letter, ..other };
+                // See the head of `plan`.
+                let keyed = if self.order_changes { other.keyed } else { settings.keyed };
+                let priority = other.priority && !keyed;
+                *settings = Settings { dead_letter, keyed, priority, ..other };
             }
             settings.declared = declared;
         }

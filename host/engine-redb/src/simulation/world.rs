@@ -173,6 +173,8 @@ pub(super) struct World {
     pub(super) next_caller: u64,
     pub(super) trace: DefaultHasher,
     tells: bool,
+    /// Whether queues change their order; see the head of `plan`.
+    pub(super) order_changes: bool,
     /// How often each thing happened: a simulation that never crashes proves nothing.
     pub(super) seen: BTreeMap<&'static str, u64>,
 }
@@ -228,6 +230,7 @@ impl World {
             next_message: 1,
             next_caller: 0,
             trace: DefaultHasher::new(),
+            order_changes: std::env::var_os("PELTON_SIM_ORDER").is_some(),
             tells: std::env::var_os("PELTON_SIM_TRACE").is_some(),
             seen: BTreeMap::new(),
         };
@@ -371,11 +374,17 @@ impl World {
         }
     }
 
-    /// Replies of one half of a call: first what was done, then what is there, then who got it.
+    /// Replies of one half of a call: first what was done, then what is there, then what else was answered.
     fn check_replies(&mut self, replies: Vec<(Caller, Reply)>) -> Result<(), String> {
         self.read_board();
-        let (leased, others): (Vec<_>, Vec<_>) =
-            replies.into_iter().partition(|(_, reply)| matches!(reply, Reply::Leased(_)));
+        // What a commit answers is committed. What memory answers is so at once, and in this order.
+        let committing = self.turn.committing;
+        let of_commit = |reply: &Reply| match reply {
+            Reply::Progress(_) | Reply::Defined(_) | Reply::Paused(_) | Reply::Lost(_) => true,
+            Reply::Appended(_) | Reply::Settled(_) => committing,
+            _ => false,
+        };
+        let (others, at_once): (Vec<_>, Vec<_>) = replies.into_iter().partition(|(_, reply)| of_commit(reply));
         for (caller, reply) in others {
             self.check_reply(caller, reply)?;
         }
@@ -388,7 +397,7 @@ impl World {
                 }
             }
         }
-        for (caller, reply) in leased {
+        for (caller, reply) in at_once {
             self.check_reply(caller, reply)?;
         }
         Ok(())

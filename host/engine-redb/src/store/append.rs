@@ -10,10 +10,12 @@ use pelton_core::engine::{
 
 use super::Replies;
 use super::dedup::Resolution;
+use super::effects::Whose;
 use super::leases::Place;
 use super::live::Live;
 use super::queue::Load;
 use super::stage::{Answer, Ended, Fate, Take};
+use super::window::WindowEntry;
 use crate::command::{Now, Reply, Ticket};
 use crate::failure::Failure;
 use crate::prepare::{PreparedAppend, PreparedEntries};
@@ -118,30 +120,52 @@ impl<T: Ticket> Live<T> {
             }
             brought.insert(entry.queue, with_it);
         }
+        let mut victims = Vec::new();
         for (queue, load) in brought {
-            if !self.make_room(queue, load)? {
+            if !self.find_room(queue, load, &mut victims)? {
+                victims.into_iter().rev().for_each(|(queue, victim)| self.spare(queue, victim));
                 return Ok(Err(QueueId(queue)));
             }
         }
+        victims.into_iter().for_each(|(queue, victim)| self.drop_victim(queue, &victim));
         Ok(Ok(admission))
     }
 
-    /// Drops messages next in line until so much more fits. Whether it does.
-    fn make_room(&mut self, queue: u32, load: Load) -> Result<bool, Failure> {
+    /// Takes messages next in line out of memory until so much more fits without them. Whether it does.
+    fn find_room(&mut self, queue: u32, load: Load, victims: &mut Vec<(u32, Victim)>) -> Result<bool, Failure> {
         while !self.queues[queue as usize].has_room_for(load) {
             let Some(victim) = self.next_victim(queue)? else { return Ok(false) };
-            let state = &mut self.queues[queue as usize];
-            state.outgoing.add(victim.cost);
-            self.stage.ended.push((queue, Ended::Dropped));
-            self.stage_free(queue, victim.place, victim.entry, Take::Remove);
-            let state = &mut self.queues[queue as usize];
-            if let (Some(taken), Some(key)) = (self.stage.taken.last_mut(), victim.key) {
-                taken.waited = victim.waited;
-                taken.marked = state.keys.leave(key, victim.place.position());
-                state.keys.retire(key);
-            }
+            self.queues[queue as usize].outgoing.add(victim.cost);
+            victims.push((queue, victim));
         }
         Ok(true)
+    }
+
+    /// Puts a message back that was to make room for what is refused after all.
+    fn spare(&mut self, queue: u32, victim: Victim) {
+        let Victim { place, whose, cost, waited, .. } = victim;
+        let entries_max = self.tuning.due_entries;
+        let state = &mut self.queues[queue as usize];
+        state.outgoing.messages -= 1;
+        state.outgoing.bytes -= cost;
+        match place {
+            Place::Parked { position, .. } => {
+                state.keys.gone.remove(&position);
+            }
+            Place::Due { due, position } if waited => state.due.insert((due, position), whose.accepted, entries_max),
+            _ => self.put_back(queue, place, whose),
+        }
+    }
+
+    fn drop_victim(&mut self, queue: u32, victim: &Victim) {
+        self.stage.ended.push((queue, Ended::Dropped));
+        self.stage_free(queue, victim.place, victim.whose.entry, Take::Remove);
+        let state = &mut self.queues[queue as usize];
+        if let (Some(taken), Some(key)) = (self.stage.taken.last_mut(), victim.key) {
+            taken.waited = victim.waited;
+            taken.marked = state.keys.leave(key, victim.place.position());
+            state.keys.retire(key);
+        }
     }
 
     /// Takes the message that is dropped first out of memory: what waits for its key, then of the lowest priority the next in line,
@@ -154,16 +178,16 @@ impl<T: Ticket> Live<T> {
         }
         for line in (0..self.queues[queue as usize].lines.len()).rev() {
             if let Some((place, entry)) = self.next_in_line(queue, line)? {
-                return Ok(Some(Victim { place, entry: entry.entry, cost: entry.cost, key: None, waited: false }));
+                return Ok(Some(Victim { place, whose: whose(&entry), cost: entry.cost, key: None, waited: false }));
             }
         }
-        if self.queues[queue as usize].due.is_starved() {
+        while self.queues[queue as usize].due.is_starved() {
             self.load_due(queue, self.tuning.due_entries, None)?;
         }
         let Some(((due, position), _)) = self.queues[queue as usize].due.pop_first() else { return Ok(None) };
         let entry = self.reader()?.due_at(queue, due, position)?;
         let (place, key) = (Place::Due { due, position }, entry.key.filter(|_| self.queues[queue as usize].keyed));
-        Ok(Some(Victim { place, entry: entry.entry, cost: entry.cost, key, waited: true }))
+        Ok(Some(Victim { place, whose: whose(&entry), cost: entry.cost, key, waited: true }))
     }
 
     fn next_victim_of_keys(&mut self, queue: u32) -> Result<Option<Victim>, Failure> {
@@ -178,7 +202,8 @@ impl<T: Ticket> Live<T> {
                 let row = Row::parse(row.value())?;
                 if !self.leases.holds(row.entry()) && state.keys.gone.insert(position) {
                     let place = Place::Parked { key, position };
-                    return Ok(Some(Victim { place, entry: row.entry(), cost: row.cost(), key: None, waited: false }));
+                    let whose = Whose::of(row);
+                    return Ok(Some(Victim { place, whose, cost: row.cost(), key: None, waited: false }));
                 }
             }
         }
@@ -186,23 +211,28 @@ impl<T: Ticket> Live<T> {
         if matches!(waiting.place, Place::Due { .. }) {
             state.overdue -= 1;
         }
-        let cost = match waiting.entry {
-            Some(entry) => entry.cost,
-            None => reader.at(queue, waiting.place)?.cost,
+        let place = waiting.place;
+        let entry = match waiting.entry {
+            Some(entry) => entry,
+            None => reader.at(queue, place)?,
         };
-        Ok(Some(Victim { place: waiting.place, entry: waiting.id, cost, key: Some(key), waited: false }))
+        Ok(Some(Victim { place, whose: whose(&entry), cost: entry.cost, key: Some(key), waited: false }))
     }
 }
 
 /// A message that makes room for others.
 struct Victim {
     place: Place,
-    entry: u64,
+    whose: Whose,
     cost: u64,
     /// Set when it waited for its key, or its key for it.
     key: Option<u64>,
     /// It waited for its time.
     waited: bool,
+}
+
+fn whose(entry: &WindowEntry) -> Whose {
+    Whose { entry: entry.entry, accepted: entry.accepted, key: entry.key, priority: entry.priority }
 }
 
 fn full(queue: &super::queue::Queue) -> DeadReason {

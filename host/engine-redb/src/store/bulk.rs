@@ -171,11 +171,12 @@ impl<T: Ticket> Live<T> {
         let state = &mut self.queues[queue as usize];
         let waited = state.forget(changed.iter().map(|(place, whose, _)| (*place, *whose)));
         for ((place, whose, take), waited) in changed.into_iter().zip(waited) {
+            let stays = matches!(take, Take::Lose { .. });
             self.stage_free(queue, place, whose.entry, take);
             if let Some(taken) = self.stage.taken.last_mut() {
                 taken.waited = waited;
                 let keys = &mut self.queues[queue as usize].keys;
-                taken.marked = whose.key.is_some_and(|key| keys.leave(key, place.position()));
+                taken.marked = !stays && whose.key.is_some_and(|key| keys.leave(key, place.position()));
                 whose.key.into_iter().for_each(|key| keys.retire(key));
             }
         }

@@ -60,7 +60,10 @@ pub(super) struct Effects {
     pub(super) stays: Vec<(ReadyKey, RowBuffer)>,
     pub(super) due: Vec<(DueKey, RowBuffer)>,
     pub(super) parked: Vec<(ParkedKey, RowBuffer)>,
-    /// Messages that come before those parked of their key from now on, with their time in `due` or [`crate::tables::IN_READY`].
+    /// Messages that come before those parked of their key, with their time in `due` or [`crate::tables::IN_READY`]. The same
+    /// transaction may take them away.
+    pub(super) marks: Vec<(ParkedKey, u64)>,
+    /// Messages that wait for their next attempt and block their key, with their time.
     pub(super) retrying: Vec<(ParkedKey, u64)>,
     /// Messages that do so no longer where they were, and whether they waited for their time there.
     pub(super) unblocking: Vec<(ParkedKey, bool)>,
@@ -217,8 +220,8 @@ impl Effects {
         let (queue, place, whose) = (taken.queue, taken.place, Whose::of(counted.view()));
         self.count_attempt(&mut counted, Some(attempt));
         match place {
-            Place::Due { due, position } => self.waiting.push((queue, (due, position), whose.accepted)),
-            Place::Ready { .. } | Place::Parked { .. } => self.back.push(Back { queue, place, whose }),
+            Place::Due { due, position } if taken.waited => self.waiting.push((queue, (due, position), whose.accepted)),
+            _ => self.back.push(Back { queue, place, whose }),
         }
         self.put(queue, place, counted);
     }

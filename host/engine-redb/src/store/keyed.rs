@@ -5,14 +5,17 @@
 
 use std::collections::HashSet;
 
+use super::bulk::find;
 use super::keys::Waiting;
 use super::leases::Place;
 use super::live::Live;
+use super::reader::missing;
 use super::stage::Take;
 use super::window::WindowEntry;
 use crate::command::Ticket;
 use crate::failure::Failure;
-use crate::tables::{IN_READY, RANK};
+use crate::row::Row;
+use crate::tables::IN_READY;
 
 /// What one lease call has of keys so far.
 #[derive(Debug)]
@@ -147,10 +150,13 @@ impl<T: Ticket> Live<T> {
                 state.keys.retry(hash);
                 continue;
             }
-            let entry = reader.ready_at(queue, RANK, position)?;
-            let place = Place::Ready { rank: RANK, position };
-            state.line(RANK).window.forget(position);
-            let waiting = Waiting { place, id: entry.entry, accepted: entry.accepted, entry: None };
+            // It has another rank than others if it was stored when the queue kept priorities.
+            let Some((place @ Place::Ready { rank, .. }, row)) = find(reader, queue, position)? else {
+                return Err(missing(queue, position));
+            };
+            state.line(rank).window.forget(position);
+            let row = Row::parse(&row)?;
+            let waiting = Waiting { place, id: row.entry(), accepted: row.accepted(), entry: None };
             state.keys.load_marked(hash, waiting);
         }
         state.keys.loaded = true;

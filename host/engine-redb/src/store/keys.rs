@@ -112,6 +112,18 @@ impl Keys {
         new
     }
 
+    /// Marks the messages of a key that lie in `ready` before `position`, leased or not: they come before a retry at that position.
+    /// Those that were not marked before.
+    pub(crate) fn mark_before(&mut self, hash: u64, position: u64) -> Vec<u64> {
+        let Some(key) = self.by_hash.get_mut(&hash) else { return Vec::new() };
+        let in_ready = |waiting: &Waiting| matches!(waiting.place, Place::Ready { .. });
+        let waiting = key.waiting.range(..position).filter(|(_, waiting)| in_ready(waiting)).map(|(position, _)| position);
+        let before = key.in_ready.range(..position).chain(waiting);
+        let new: Vec<u64> = before.copied().filter(|position| !key.marked.contains(position)).collect();
+        key.marked.extend(new.iter().copied());
+        new
+    }
+
     /// Learns of a message in `ready` that is marked on disk, and that nobody holds.
     pub(crate) fn load_marked(&mut self, hash: u64, waiting: Waiting) {
         let position = waiting.place.position();

@@ -204,6 +204,7 @@ impl<T: Ticket> Live<T> {
         let state = &mut self.queues[queue as usize];
         if let Place::Ready { rank, position } = place
             && state.line(rank).window.is_ahead(position)
+            && !state.keys.is_aside(position)
         {
             // The window comes to it.
             return;

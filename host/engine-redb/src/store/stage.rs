@@ -13,7 +13,7 @@ use super::window::WindowEntry;
 use crate::command::{Content, Now, Reply, Ticket};
 use crate::prepare::{PreparedBody, PreparedEntries, PreparedEntry, PreparedSettlement, PreparedVerdict};
 use crate::row::{Death, RowBuffer};
-use crate::tables::{DedupKey, DedupValue, HELD, ParkedKey};
+use crate::tables::{DedupKey, DedupValue, HELD, IN_READY, ParkedKey};
 
 /// A row that will be inserted into `ready`.
 #[derive(Debug)]
@@ -294,6 +294,15 @@ impl<T: Ticket> Live<T> {
             PreparedVerdict::Dead(reason) => self.stage_death(entry, &lease, reason, attempt, now),
         }
         Ok(())
+    }
+
+    /// A message that will be tried again is found by its time after a restart, and those of its key before it must be found then too.
+    fn mark_before(&mut self, lease: &Lease) {
+        let (queue, position) = (lease.queue, lease.place.position());
+        let state = &mut self.queues[queue as usize];
+        let Some(key) = lease.key.filter(|_| state.keyed) else { return };
+        let marks = state.keys.mark_before(key, position);
+        self.stage.marks.extend(marks.into_iter().map(|position| ((queue, key, position), IN_READY)));
     }
 
     fn remember(&mut self, token: &LeaseToken) {

@@ -23,7 +23,7 @@ use crate::prepare::PreparedBody;
 use crate::records::Counters;
 use crate::row::BodyRef;
 use crate::tables::{
-    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, DueKey, IN_READY, PARKED, ParkedKey, READY,
+    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, DueKey, PARKED, ParkedKey, READY,
     RETRYING, ReadyKey, SCHEDULES,
 };
 
@@ -79,7 +79,7 @@ impl<T: Ticket> Live<T> {
         for fresh in std::mem::take(&mut self.stage.fresh_due) {
             effects.add_due(fresh);
         }
-        effects.retrying.append(&mut self.stage.marks);
+        effects.marks.append(&mut self.stage.marks);
         effects.unblocking.extend(std::mem::take(&mut self.stage.unmarks).into_iter().map(|mark| (mark, false)));
         let taken = std::mem::take(&mut self.stage.taken);
         let bodies = std::mem::take(&mut self.stage.bodies);
@@ -157,7 +157,7 @@ impl<T: Ticket> Live<T> {
             self.queues[queue as usize].due.insert(key, accepted, self.tuning.due_entries);
         }
         // A key that waits for its retry is not free, so that this comes before it is freed.
-        for ((queue, key, _), _) in effects.retrying.into_iter().filter(|(_, due)| *due != IN_READY) {
+        for ((queue, key, _), _) in effects.retrying {
             self.queues[queue as usize].keys.retry(key);
         }
         for back in effects.back {
@@ -268,10 +268,16 @@ fn write_messages(txn: &WriteTransaction, taken: Vec<Taken>, effects: &mut Effec
 
 /// Keeps which messages come before those parked of their key.
 fn write_retrying(txn: &WriteTransaction, effects: &mut Effects) -> Result<(), Failure> {
-    if effects.unblocking.is_empty() && effects.retrying.is_empty() {
+    if effects.marks.is_empty() && effects.unblocking.is_empty() && effects.retrying.is_empty() {
         return Ok(());
     }
     let mut table = txn.open_table(RETRYING)?;
+    // What was marked before it was settled is marked no more.
+    for (key, due) in &effects.marks {
+        if table.insert(key, due)?.is_none() {
+            effects.deltas.entry(key.0).or_default().retrying += 1;
+        }
+    }
     for (key, waited) in std::mem::take(&mut effects.unblocking) {
         if table.remove(key)?.is_some() {
             effects.deltas.entry(key.0).or_default().retrying -= 1;
@@ -281,8 +287,9 @@ fn write_retrying(txn: &WriteTransaction, effects: &mut Effects) -> Result<(), F
         }
     }
     for (key, due) in &effects.retrying {
-        table.insert(key, due)?;
-        effects.deltas.entry(key.0).or_default().retrying += 1;
+        if table.insert(key, due)?.is_none() {
+            effects.deltas.entry(key.0).or_default().retrying += 1;
+        }
     }
     Ok(())
 }

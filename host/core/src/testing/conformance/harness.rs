@@ -127,13 +127,18 @@ impl Harness {
     /// Leases exactly `count` messages, in as many calls as the engine needs.
     pub(super) async fn take(&self, queue: QueueId, count: usize) -> Vec<Leased> {
         let mut leased = Vec::new();
-        for _ in 0..LOOKS_MAX {
-            leased.extend(self.lease(queue, count - leased.len()).await);
+        let mut looks = 0;
+        while looks < LOOKS_MAX {
+            let more = self.lease(queue, count - leased.len()).await;
+            if more.is_empty() {
+                looks += 1;
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            leased.extend(more);
             if leased.len() >= count {
                 assert_eq!(leased.len(), count, "more leases than asked for");
                 return leased;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
         panic!("only {} of {count} messages can be leased: {:?}", leased.len(), ids(&leased));
     }

@@ -288,16 +288,15 @@ async fn pause_something(world: &World, broker: &Broker) {
 
 async fn redrive(world: &World, broker: &Broker) {
     let queue = ["work", "copy", "small", "brief", "extra"][world.below(5) as usize];
-    if let Ok(status) = broker.queue(queue) {
-        // A dead letter has no expiry any more.
-        let id = status.counts.id.0;
-        world.state().ledger.times.retain(|(_, known), _| *known != id);
-    }
+    let Ok(status) = broker.queue(queue) else { return };
+    world.state().ledger.redriving(status.counts.id.0);
     let dead = format!("{queue}.dead");
     let max = 1 + world.below(20) as usize;
-    if broker.redrive(&dead, None, Select::All, Filter::default(), None, max).await.is_ok_and(|step| step.changed > 0) {
+    let done = broker.redrive(&dead, None, Select::All, Filter::default(), None, max).await;
+    if done.is_ok_and(|step| step.changed > 0) {
         world.count("redriven");
     }
+    world.state().ledger.redriving.remove(&status.counts.id.0);
 }
 
 async fn cancel(world: &World, broker: &Broker) {

@@ -23,6 +23,9 @@ use crate::lines::Lines;
 use crate::prepare::{prepare_append, prepare_settlement};
 use crate::store::Store;
 
+/// What a store says that was closed in order.
+const CLOSED: &str = "the store is closed";
+
 /// Where a reply goes; none: to nobody.
 pub(super) struct Address {
     number: u64,
@@ -129,6 +132,11 @@ impl SimEngine {
         }
     }
 
+    /// Whether it was closed in order.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(&*self.shared.health.borrow(), Health::Failed(reason) if reason == CLOSED)
+    }
+
     /// All that is committed, from a single view. Also checks every invariant of the file.
     pub(super) fn look(&self) -> Result<Looked, String> {
         let now = self.shared.world.clock.now();
@@ -212,19 +220,23 @@ impl SimEngine {
         let world = &self.shared.world;
         let now = world.clock.now();
         let mut replies = Vec::new();
-        {
+        let off = {
             let mut machine = self.shared.machine();
             if let Some(store) = &mut machine.store {
                 work(store, now, &mut replies);
             }
-            if world.disk.is_off() {
-                machine.lost = replies;
-                drop(machine);
-                self.shared.off.store(true, Ordering::Relaxed);
-                self.shared.crashed.notify_one();
-                return std::future::pending().await;
+            let off = world.disk.is_off();
+            if off {
+                machine.lost = std::mem::take(&mut replies);
+            } else {
+                self.publish(&mut machine);
             }
-            self.publish(&mut machine);
+            off
+        };
+        if off {
+            self.shared.off.store(true, Ordering::Relaxed);
+            self.shared.crashed.notify_one();
+            std::future::pending::<()>().await;
         }
         for (address, reply) in replies {
             self.deliver(address, reply, now);
@@ -254,7 +266,7 @@ impl SimEngine {
                 state.count("storage failed");
             }
             if let Health::Failed(reason) = &health
-                && reason != "the store is closed"
+                && reason != CLOSED
             {
                 world.wrong(format!("the store stopped: {reason}"));
             }
@@ -312,11 +324,7 @@ impl SimEngine {
         let mut state = self.shared.world.state();
         for entry in append.entries.iter().filter(|entry| entry.dead.is_none()) {
             let options = &entry.options;
-            let place = (entry.message.id().to_owned(), entry.queue.0);
-            let (due, expires) = (options.due, options.expires);
-            // Of one that is repeated nobody knows which is stored: the latest expiry and the earliest due time hold for each.
-            let known = state.ledger.times.entry(place).or_insert((due, expires));
-            *known = (known.0.zip(due).map(|(one, other)| one.min(other)), known.1.zip(expires).map(|(one, other)| one.max(other)));
+            state.ledger.note_times(entry.message.id(), entry.queue.0, options.due, options.expires);
         }
     }
 

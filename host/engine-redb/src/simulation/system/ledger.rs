@@ -54,8 +54,11 @@ pub(super) struct Ledger {
     doubts: BTreeMap<EntryId, (String, u32)>,
     /// Messages that were found accounted for when all was compared last.
     pub(super) accounted: u64,
-    /// By message: not to be leased after, and not before. Known for what is published, in the queue that it is published to.
+    /// By message and queue: not to be leased before, and not after. Kept for what is published, until dead letters of the queue are sent
+    /// back to it: they have lost both.
     pub(super) times: BTreeMap<(String, u32), (Option<WallMs>, Option<WallMs>)>,
+    /// Queues that dead letters are being sent back to.
+    pub(super) redriving: BTreeSet<u32>,
 }
 
 impl Ledger {
@@ -68,6 +71,21 @@ impl Ledger {
     pub(super) fn cancelled(&mut self, id: &str, count: u64) {
         let known = self.cancelled.entry(id.to_owned()).or_insert(CancelledEntries { least: 0, most: count });
         known.least = known.least.max(count);
+    }
+
+    /// Dead letters are about to be sent back to `queue`.
+    pub(super) fn redriving(&mut self, queue: u32) {
+        self.redriving.insert(queue);
+        self.times.iter_mut().filter(|((_, known), _)| *known == queue).for_each(|(_, times)| *times = (None, None));
+    }
+
+    /// A message is about to be published to `queue`. Of one that is repeated nobody knows which try is stored: the earliest due time and
+    /// the latest expiry hold for each.
+    pub(super) fn note_times(&mut self, id: &str, queue: u32, due: Option<WallMs>, expires: Option<WallMs>) {
+        let new = if self.redriving.contains(&queue) { (None, None) } else { (due, expires) };
+        let times = self.times.entry((id.to_owned(), queue)).or_insert(new);
+        times.0 = times.0.zip(new.0).map(|(one, other)| one.min(other));
+        times.1 = times.1.zip(new.1).map(|(one, other)| one.max(other));
     }
 
     /// A pull consumer is about to acknowledge an entry.
@@ -84,18 +102,18 @@ impl Ledger {
 
     /// Compares with what there is. At a time when nothing is under way; open requests are resolved by what is found.
     pub(super) fn compare(&mut self, features: &Features, looked: &Looked) -> Result<(), String> {
-        let entries = self.entries_by_message(looked)?;
+        let entries = entries_by_message(&self.acknowledged, &self.doubts, looked)?;
         self.accounted = 0;
-        let mut known: BTreeSet<&str> = BTreeSet::new();
+        let mut known: BTreeSet<String> = BTreeSet::new();
         for request in &mut self.requests {
             let counts: Vec<u64> =
                 request.ids.iter().map(|id| entries.get(id.as_str()).map_or(0, |found| found.len() as u64)).collect();
-            known.extend(request.ids.iter().map(String::as_str));
+            known.extend(request.ids.iter().cloned());
             resolve(request, &counts, features, &self.cancelled)?;
             self.accounted += counts.iter().filter(|count| **count > 0).count() as u64;
         }
         for (id, found) in &entries {
-            if known.contains(id) {
+            if known.contains(*id) {
                 continue;
             }
             let emitted = looked.sink.values().any(|done| done.emit == *id && done.consumer == "worker");
@@ -113,31 +131,35 @@ impl Ledger {
         }
         check_key_order(self, looked)
     }
+}
 
-    /// The entries of each message, wherever they are; each in one place.
-    fn entries_by_message<'a>(&'a self, looked: &'a Looked) -> Result<BTreeMap<&'a str, BTreeSet<EntryId>>, String> {
-        let mut entries: BTreeMap<&str, BTreeSet<EntryId>> = BTreeMap::new();
-        for (entry, item) in &looked.present {
-            if let Some(done) = looked.sink.get(entry) {
-                return Err(format!("{item:?} is handled, and still there: {done:?}"));
-            }
-            if self.acknowledged.contains_key(entry) {
-                return Err(format!("{item:?} was acknowledged, and is still there"));
-            }
-            entries.entry(&item.message).or_default().insert(*entry);
+/// The entries of each message, wherever they are; each in one place.
+fn entries_by_message<'a>(
+    acknowledged: &'a BTreeMap<EntryId, String>,
+    doubts: &'a BTreeMap<EntryId, (String, u32)>,
+    looked: &'a Looked,
+) -> Result<BTreeMap<&'a str, BTreeSet<EntryId>>, String> {
+    let mut entries: BTreeMap<&str, BTreeSet<EntryId>> = BTreeMap::new();
+    for (entry, item) in &looked.present {
+        if let Some(done) = looked.sink.get(entry) {
+            return Err(format!("{item:?} is handled, and still there: {done:?}"));
         }
-        for (entry, done) in &looked.sink {
-            entries.entry(&done.message).or_default().insert(*entry);
+        if acknowledged.contains_key(entry) {
+            return Err(format!("{item:?} was acknowledged, and is still there"));
         }
-        for (entry, message) in &self.acknowledged {
-            entries.entry(message).or_default().insert(*entry);
-        }
-        // One in doubt that is gone can only have been acknowledged, or is told apart by the number of its message's entries.
-        for (entry, (message, _)) in self.doubts.iter().filter(|(_, (_, doubts))| *doubts > 0) {
-            entries.entry(message).or_default().insert(*entry);
-        }
-        Ok(entries)
+        entries.entry(&item.message).or_default().insert(*entry);
     }
+    for (entry, done) in &looked.sink {
+        entries.entry(&done.message).or_default().insert(*entry);
+    }
+    for (entry, message) in acknowledged {
+        entries.entry(message).or_default().insert(*entry);
+    }
+    // One in doubt that is gone can only have been acknowledged.
+    for (entry, (message, _)) in doubts.iter().filter(|(_, (_, doubts))| *doubts > 0) {
+        entries.entry(message).or_default().insert(*entry);
+    }
+    Ok(entries)
 }
 
 /// Holds what is there of a request against its answer.

@@ -65,6 +65,7 @@ impl Machine {
             let mut state = world.state();
             state.reopened = false;
             state.running.clear();
+            state.ledger.redriving.clear();
             state.ledger.requests.iter_mut().for_each(|request| request.under_way = 0);
         }
         let memory = self.memory.clone();
@@ -126,13 +127,20 @@ impl Machine {
 
 /// What happens in a process, until it ends.
 async fn process(world: &Arc<World>, engine: &SimEngine, record: InFlight, last: bool) -> End {
-    let mut serving = tokio::spawn(engine.clone().serve());
+    let serving = tokio::spawn(engine.clone().serve());
+    let failed = async {
+        match serving.await {
+            // It was closed in order.
+            Ok(()) => std::future::pending().await,
+            Err(panic) => panic,
+        }
+    };
     let running = run(world, engine, record, last);
     tokio::select! {
         biased;
         () = engine.crashed() => End::PowerCut,
-        _ = &mut serving => {
-            world.wrong("the writer ended by itself".to_owned());
+        panic = failed => {
+            world.wrong(format!("the writer panicked: {panic}"));
             End::Wrong
         }
         end = running => end,
@@ -260,6 +268,7 @@ async fn drain(world: &Arc<World>, engine: &SimEngine, broker: &Broker) -> End {
         let looked = engine.look();
         match looked {
             Ok(looked) if looked.present.values().any(|item| consumed(&item.queue) && !item.held) => {}
+            Ok(looked) if !super::ticks::are_up_to_date(&world.features, &looked.ticks, world.clock.now().wall) => {}
             Ok(_) => {
                 world.check(compare(world, engine));
                 return if world.state().wrong.is_some() { End::Wrong } else { End::Drained };

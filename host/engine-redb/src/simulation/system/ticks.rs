@@ -1,7 +1,5 @@
 //! What a schedule has published: each of its ticks once.
 
-use std::time::Duration;
-
 use pelton_core::clock::WallMs;
 
 use super::plan::Features;
@@ -33,5 +31,9 @@ pub(super) fn check(features: &Features, ticks: &[String], span: Option<(WallMs,
     Ok(())
 }
 
-/// How far the ticks may be behind when nothing fails: a tick, and the time to store it.
-pub(super) const BEHIND_MAX: Duration = Duration::from_secs(15);
+/// Whether the schedule has caught up with the clock, but for the last tick.
+pub(super) fn are_up_to_date(features: &Features, ticks: &[String], now: WallMs) -> bool {
+    let last = ticks.last().and_then(|id| id.strip_prefix("tick/")?.parse::<jiff::Timestamp>().ok());
+    let behind = i64::try_from(now.0 / 1000).unwrap_or(i64::MAX) - EVERY - 2;
+    features.schedule.is_none() || last.is_some_and(|last| last.as_second() >= behind)
+}
