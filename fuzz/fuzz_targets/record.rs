@@ -105,6 +105,7 @@ fn check_made(input: &Input<'_>) {
 
 /// The record of a queue, which says what its definition said.
 fn record_of(queue: &Queue) -> Record {
+    // JSON has no others, and no configuration has.
     let finite = |number: f64| if number.is_finite() { number } else { 1.0 };
     let retry = RetryPolicy {
         max_attempts: queue.max_attempts,

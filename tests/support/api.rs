@@ -115,6 +115,18 @@ impl Api {
         .await;
     }
 
+    /// Waits until `queue` is empty, for as long as it gets emptier.
+    pub(crate) async fn drains(&self, queue: &str) {
+        let mut left = u64::MAX;
+        while left > 0 {
+            left = eventually(&format!("queue {queue} gets emptier"), BOUND, async || match self.depth(queue).await {
+                found if found < left => Ok(found),
+                _ => Err(self.queue(queue).await),
+            })
+            .await;
+        }
+    }
+
     /// Waits until `queue` has exactly `count` messages in `state`: `ready`, `leased`, `scheduled` or `dead`.
     pub(crate) async fn counts(&self, queue: &str, state: &str, count: u64) {
         eventually(&format!("queue {queue} has {count} {state}"), BOUND, async || {

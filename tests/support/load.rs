@@ -142,7 +142,7 @@ impl Load {
     pub(crate) async fn audit(&mut self, broker: &TestBroker) -> Sums {
         self.begin_pulling(&broker.api());
         for queue in ["work", "pull"] {
-            broker.holds(queue, 0).await;
+            broker.drains(queue).await;
         }
         self.end().await;
         let stored = tally(ids(&broker.messages("held").await));

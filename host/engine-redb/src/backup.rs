@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use pelton_core::engine::{Engine as _, EngineError, Fut, Health, RequestError};
 use pelton_core::operator::{Backup, BackupFile};
 use redb::{
-    Builder, Database, DatabaseError, Key, ReadTransaction, ReadableTable as _, TableDefinition, TableHandle as _, Value,
+    Builder, Database, DatabaseError, Key, ReadTransaction, ReadableTable as _, TableDefinition, TableHandle as _,
+    Value,
 };
 
 use crate::engine::RedbEngine;

@@ -9,8 +9,7 @@ use crate::hash::Secret;
 use crate::open::OpenError;
 use crate::records::Global;
 use crate::tables::{
-    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, DEDUP, DUE, META, NAMES, PARKED, READY, RETRYING,
-    SCHEDULES,
+    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, DEDUP, DUE, META, NAMES, PARKED, READY, RETRYING, SCHEDULES,
 };
 
 /// The version of the file's format that this program reads and writes.

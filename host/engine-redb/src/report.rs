@@ -161,7 +161,9 @@ fn check_pages(database: &mut Database) -> Option<String> {
     match panics::quietly(|| database.check_integrity()) {
         Ok(Ok(true)) => None,
         Ok(Ok(false)) => Some("its last commit is damaged; without it the file is whole".to_owned()),
-        Ok(Err(DatabaseError::Storage(StorageError::Corrupted(reason)))) => Some(format!("pages are damaged: {reason}")),
+        Ok(Err(DatabaseError::Storage(StorageError::Corrupted(reason)))) => {
+            Some(format!("pages are damaged: {reason}"))
+        }
         Ok(Err(error)) => Some(format!("its pages can't be checked: {error}")),
         Err(panic) => Some(format!("pages are damaged: redb panicked: {panic}")),
     }

@@ -41,7 +41,10 @@ impl Reserve {
         // Cut short in place: where not a single block is left, even removing a name may fail.
         let cut = held && File::options().write(true).open(&self.file).and_then(|file| file.set_len(0)).is_ok();
         if cut {
-            tracing::warn!(bytes = self.bytes, "The disk is full; the reserve is given up, so that consuming can go on.");
+            tracing::warn!(
+                bytes = self.bytes,
+                "The disk is full; the reserve is given up, so that consuming can go on."
+            );
         }
         cut
     }

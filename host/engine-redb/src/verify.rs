@@ -155,7 +155,9 @@ impl<'a> Findings<'a> {
 
     fn find_parking(&mut self, reader: &Reader) -> Result<(), Failure> {
         for (queue, record) in &self.names {
-            if record.settings.order_by_key && reader.parked.range((*queue, 0, 0)..=(*queue, u64::MAX, u64::MAX))?.next().is_some() {
+            if record.settings.order_by_key
+                && reader.parked.range((*queue, 0, 0)..=(*queue, u64::MAX, u64::MAX))?.next().is_some()
+            {
                 self.parking.insert(*queue);
             }
         }
@@ -249,7 +251,9 @@ impl<'a> Findings<'a> {
             self.counted.entry(queue).or_default().retrying += 1;
             let found = if due == IN_READY {
                 self.keyed_ready.get_mut(&(queue, hash)).map(|ready| ready.remove(&position));
-                find(reader, queue, position)?.filter(|(place, _)| matches!(place, Place::Ready { .. })).map(|(_, row)| row)
+                find(reader, queue, position)?
+                    .filter(|(place, _)| matches!(place, Place::Ready { .. }))
+                    .map(|(_, row)| row)
             } else {
                 reader.due.get((queue, due, position))?.filter(|_| due != HELD).map(|row| row.value().to_vec())
             };
@@ -310,7 +314,8 @@ impl<'a> Findings<'a> {
         for row in txn.open_table(DEDUP)?.iter()? {
             let (_, first, targets, _) = row?.1.value();
             if first.saturating_add(targets.into()) > global.next_position {
-                self.wrong.push(format!("an identity stands for message {first}, and the next is {}", global.next_position));
+                self.wrong
+                    .push(format!("an identity stands for message {first}, and the next is {}", global.next_position));
             }
         }
         for row in txn.open_table(SCHEDULES)?.iter()? {

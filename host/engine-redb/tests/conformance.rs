@@ -39,6 +39,7 @@ fn open(folder: Arc<TempDir>, clock: TestClock, tuning: Tuning) -> Harness {
         engine,
         clock,
         poke: Box::new(move || poked.look_at_the_clock()),
+        many: (tuning.window_entries + tuning.window_entries / 4).max(conformance::MANY_MIN),
         reopen: Some(Box::new(move || Box::pin(async move { open(folder, reopened, tuning) }))),
     }
 }

@@ -200,6 +200,17 @@ fn transforms_make_bodies() {
 }
 
 #[test]
+fn numbers_are_read_to_their_last_digit() {
+    for number in ["243.78484999999998", "0.30000000000000004", "4.524734787229902e257", "-5e-324"] {
+        let message = message(Some("application/json"), format!("{{\"n\":{number}}}").as_bytes());
+        assert_eq!(filtered(&format!("data.n == {number}"), &message), "yes", "{number}");
+        let made: serde_json::Value = serde_json::from_slice(message.data()).expect("it is JSON");
+        assert_eq!(transformed("{'n': data.n}", &message), format!("id-1 {made}"));
+        assert_eq!(made["n"].as_f64(), number.parse().ok(), "{number}");
+    }
+}
+
+#[test]
 fn failed_transforms_keep_their_message() {
     let failed = |reason: &str| format!("route 1 (orders.*): transform: {reason}");
     check_transform("{'x': data.nope}", &failed("there is no 'nope'"));

@@ -11,18 +11,8 @@ use serde_json::value::RawValue;
 
 const SPEC_VERSION: &str = "1.0";
 /// Members that are no extensions.
-const KNOWN: [&str; 10] = [
-    "specversion",
-    "id",
-    "source",
-    "type",
-    "subject",
-    "time",
-    "datacontenttype",
-    "dataschema",
-    "data",
-    "data_base64",
-];
+const KNOWN: [&str; 10] =
+    ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data", "data_base64"];
 
 /// Writes a message as an object. JSON stands in `data` as it is, text as a string, and everything else in `data_base64`; JSON
 /// with a line break in it as well, since the object is to be one line and the body to keep its bytes.
@@ -61,8 +51,8 @@ fn as_json(text: &str) -> Option<&RawValue> {
 
 /// The message that an object describes; an error is a sentence that names the attribute.
 pub(super) fn read(text: &RawValue) -> Result<Message, String> {
-    let members: BTreeMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_str(text.get()).map_err(|error| format!("'message' is no event: {}", super::line::said(&error)))?;
+    let members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(text.get())
+        .map_err(|error| format!("'message' is no event: {}", super::line::said(&error)))?;
     let value = |name: &str| members.get(name).map(|value| scalar(name, value)).transpose();
     match value("specversion")?.as_deref() {
         Some(SPEC_VERSION) => {}
@@ -114,9 +104,10 @@ fn body<'a>(
     match (data, base64) {
         (None, None) => Ok(Cow::Borrowed(&[])),
         (Some(_), Some(_)) => Err("'data_base64' stands beside 'data'; only one of them is allowed".to_owned()),
-        (None, Some(base64)) => {
-            BASE64_STANDARD.decode(base64).map(Cow::Owned).map_err(|error| format!("'data_base64' is not base64: {error}"))
-        }
+        (None, Some(base64)) => BASE64_STANDARD
+            .decode(base64)
+            .map(Cow::Owned)
+            .map_err(|error| format!("'data_base64' is not base64: {error}")),
         (Some(raw), None) if is_json_type(content_type) || !raw.get().starts_with('"') => {
             Ok(Cow::Borrowed(raw.get().as_bytes()))
         }

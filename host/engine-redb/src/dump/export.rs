@@ -125,8 +125,12 @@ impl<'a> Exporting<'a> {
     }
 
     fn queues(&mut self, wanted: &dyn Fn(&QueueName) -> bool, on_work: OnWork<'_>) -> Result<(), Stop> {
-        let queues: Vec<(QueueName, u32)> =
-            self.names.iter().filter(|(name, _)| wanted(name)).map(|(name, record)| (name.clone(), record.id)).collect();
+        let queues: Vec<(QueueName, u32)> = self
+            .names
+            .iter()
+            .filter(|(name, _)| wanted(name))
+            .map(|(name, record)| (name.clone(), record.id))
+            .collect();
         let mut of = 0;
         let counters = self.txn.open_table(COUNTERS).map_err(Failure::from)?;
         for (_, id) in &queues {
@@ -232,6 +236,8 @@ impl<'a> Exporting<'a> {
         let own = ["subject", "id", "source", "type", "time", "datacontenttype", "dataschema"];
         let own = own.into_iter().filter_map(|name| message.attribute(name));
         let all = message.extensions().map(|(_, value)| value).chain(own);
-        all.map(|value| OrderKey(value.into())).find(|key| self.secret.of_key(key) == hash).map(|key| key.0.into_string())
+        all.map(|value| OrderKey(value.into()))
+            .find(|key| self.secret.of_key(key) == hash)
+            .map(|key| key.0.into_string())
     }
 }

@@ -102,7 +102,9 @@ impl ImportError {
     pub fn in_store(&self) -> Option<&Imported> {
         match self {
             Self::Open(_) => None,
-            Self::Line { imported, .. } | Self::Input { imported, .. } | Self::Storage { imported, .. } => Some(imported),
+            Self::Line { imported, .. } | Self::Input { imported, .. } | Self::Storage { imported, .. } => {
+                Some(imported)
+            }
         }
     }
 }
@@ -304,7 +306,8 @@ impl Batch<'_> {
                 counters.due += 1;
                 self.txn.open_table(DUE)?.insert((queue.id, due, position), row.as_bytes())?;
                 // Its key waits for its next attempt with it.
-                if let Some(hash) = hash.filter(|_| queue.settings.order_by_key && record.attempts > 0 && !record.held) {
+                if let Some(hash) = hash.filter(|_| queue.settings.order_by_key && record.attempts > 0 && !record.held)
+                {
                     counters.retrying += 1;
                     self.txn.open_table(RETRYING)?.insert((queue.id, hash, position), due)?;
                 }

@@ -316,9 +316,11 @@ mod tests {
         check(r#""due":"noon","#, &format!("'due' is 'noon'; {time}"));
         check(r#""accepted":"1969-12-31T23:59:59Z","#, &format!("'accepted' is '1969-12-31T23:59:59Z'; {time}"));
         let dead = r#""dead":{"origin":"o","at":"2026-01-31T12:00:00Z","code":"bored","detail":""},"#;
-        let error = Record::of_line(&format!(r#"{{"queue":"q","topic":"t",{dead}{EVENT}}}"#)).expect_err("no such code");
+        let error =
+            Record::of_line(&format!(r#"{{"queue":"q","topic":"t",{dead}{EVENT}}}"#)).expect_err("no such code");
         assert!(error.starts_with("'dead.code': 'bored' is no reason"), "{error}");
-        for line in ["", "7", "{}", r#"{"queue":"q","topic":"t"}"#, r#"{"queue":"no queue","topic":"t","message":{}}"#] {
+        for line in ["", "7", "{}", r#"{"queue":"q","topic":"t"}"#, r#"{"queue":"no queue","topic":"t","message":{}}"#]
+        {
             let error = Record::of_line(line).expect_err("it is no message");
             assert!(!error.contains("line 1"), "{error}");
         }

@@ -127,7 +127,9 @@ impl World {
             seen.shared_bodies.insert(row?.0.value());
         }
         for row in reader.retrying.iter()? {
-            seen.marked += usize::from(row?.1.value() == IN_READY);
+            let (key, due) = row?;
+            self.tell(|| format!("retrying {:?} at {}", key.value(), due.value()));
+            seen.marked += usize::from(due.value() == IN_READY);
         }
         let mut wrong = None;
         for queue in 0..QUEUES.len() as u32 {

@@ -53,6 +53,7 @@ fn harness(disk: SimDisk, clock: TestClock) -> Harness {
             let handle: &Handle = &handle;
             handle.engine.look_at_the_clock();
         }),
+        many: conformance::MANY_MIN,
         reopen: Some(Box::new(move || Box::pin(async move { harness(disk, moved) }))),
     }
 }

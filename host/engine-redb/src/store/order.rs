@@ -20,7 +20,7 @@ impl<T: Ticket> Live<T> {
         Ok(())
     }
 
-    /// Stages that messages which wait for their next attempt block their key. Whether there were more to look at.
+    /// Stages that messages which wait for their next attempt block their key. Whether there were any, or more to look at.
     fn mark_retries(&mut self, queue: u32) -> Result<bool, Failure> {
         let rows_max = self.tuning.order_rows.max(1);
         let (due, position) = self.queues[queue as usize].turned;
@@ -39,8 +39,10 @@ impl<T: Ticket> Live<T> {
             }
         }
         self.queues[queue as usize].turned = last;
+        // What is staged has to be committed before the keys are read from disk.
+        let any = !marks.is_empty();
         self.stage.marks.append(&mut marks);
-        Ok(seen == rows_max)
+        Ok(any || seen == rows_max)
     }
 
     /// Stages that what waits for its key waits no longer. Whether there was any.

@@ -39,7 +39,10 @@ async fn a_copy_is_the_same_store_with_all_that_is_known() {
     assert_eq!(again.everything().await, everything);
     let figures = again.engine.counts();
     for (one, other) in counts.queues.iter().zip(&figures.queues) {
-        assert_eq!((&one.name, one.ready, one.scheduled, one.bytes), (&other.name, other.ready, other.scheduled, other.bytes));
+        assert_eq!(
+            (&one.name, one.ready, one.scheduled, one.bytes),
+            (&other.name, other.ready, other.scheduled, other.bytes)
+        );
     }
     assert!(again.publish_with_window("once").await, "doubles are recognised as before");
     // Leases end where a store is opened, so that the epoch has to have grown.
@@ -66,7 +69,12 @@ async fn a_copy_is_of_one_moment_while_everything_goes_on() {
                 let id = format!("n{published}");
                 let options = EntryOptions::default;
                 // Both or none: what a copy must not tear apart.
-                opened.append(vec![opened.entry("ranked", &id, 90, options()), opened.entry("second", &id, 90, options())]).await;
+                opened
+                    .append(vec![
+                        opened.entry("ranked", &id, 90, options()),
+                        opened.entry("second", &id, 90, options()),
+                    ])
+                    .await;
                 published += 1;
             }
             published

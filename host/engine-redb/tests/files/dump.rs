@@ -8,9 +8,7 @@ use std::time::Duration;
 use pelton_core::clock::{Clock as _, WallMs};
 use pelton_core::operator::Backup as _;
 use pelton_core::testing::TestClock;
-use pelton_engine_redb::{
-    DATA_FILE, Exported, ImportError, ImportOptions, Imported, OpenError, Work, export, import,
-};
+use pelton_engine_redb::{DATA_FILE, Exported, ImportError, ImportOptions, Imported, OpenError, Work, export, import};
 
 use crate::support::{Opened, clean_report, filled_file, message, queue};
 
@@ -37,7 +35,8 @@ async fn everything_that_is_known_moves_to_another_store() {
     let dir = folder.path().join("other");
     let mut work = Vec::new();
     let text = lines.join("\n");
-    let imported = import(&mut text.as_bytes(), &options(&dir), &mut |done| work.push(done)).expect("they are its own lines");
+    let imported =
+        import(&mut text.as_bytes(), &options(&dir), &mut |done| work.push(done)).expect("they are its own lines");
     assert_eq!(imported.messages, 75);
     assert_eq!(imported.created.len(), 5);
     let by_queue: BTreeMap<_, _> = exported.queues.into_iter().collect();
@@ -160,7 +159,10 @@ async fn a_bad_line_is_named_and_those_before_it_are_in() {
     let bad = [lines[0].as_str(), "", lines[1].as_str(), r#"{"queue":"plain"}"#, lines[2].as_str()].join("\n");
     let error = import_lines(&dir, &bad).expect_err("the fourth line is no message");
     let text = error.to_string();
-    assert!(text.starts_with("line 4: missing field `topic` at column 17; the lines before it are imported (2 messages)"), "{text}");
+    assert!(
+        text.starts_with("line 4: missing field `topic` at column 17; the lines before it are imported (2 messages)"),
+        "{text}"
+    );
     assert_eq!(error.in_store().expect("the folder is fine").messages, 2);
     clean_report(&dir);
     let (there, _) = lines_of(&dir);

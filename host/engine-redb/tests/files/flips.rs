@@ -51,7 +51,8 @@ async fn serve(dir: &Path) -> Fate {
             let mut settlements = Vec::new();
             for leased in &leased {
                 let id = leased.message.id().to_owned();
-                let text = format!("{:?} {:?} {} {:?}", leased.topic, leased.message, leased.attempt(), leased.message.data());
+                let text =
+                    format!("{:?} {:?} {} {:?}", leased.topic, leased.message, leased.attempt(), leased.message.data());
                 assert_eq!(served.insert((queue, id), text), None, "a message was served twice");
                 let verdict = Verdict::Done { emits: Vec::new() };
                 settlements.push(Settlement { lease: leased.token, attempt: None, verdict });

@@ -56,7 +56,8 @@ async fn what_is_no_backup_is_refused_and_nothing_stays() {
     let (folder, bytes) = filled_file().await;
     let file = folder.path().join("backup");
     let dir = folder.path().join("new");
-    let nothing_stays = || assert!(!files_in(&dir).iter().any(|name| name.starts_with(DATA_FILE)), "{:?}", files_in(&dir));
+    let nothing_stays =
+        || assert!(!files_in(&dir).iter().any(|name| name.starts_with(DATA_FILE)), "{:?}", files_in(&dir));
 
     check(&file, &dir, &["there is no data file", "backup'"]);
     nothing_stays();

@@ -109,9 +109,8 @@ impl Opened {
 
     pub(crate) async fn keyed(&self, ids: &[&str]) {
         let key = |id: &str| Some(OrderKey(id.split('/').next().unwrap_or_default().into()));
-        let entry = |id: &&str| {
-            self.entry("keyed", id, BODY_BYTES, EntryOptions { key: key(id), ..EntryOptions::default() })
-        };
+        let entry =
+            |id: &&str| self.entry("keyed", id, BODY_BYTES, EntryOptions { key: key(id), ..EntryOptions::default() });
         self.append(ids.iter().map(entry).collect()).await;
     }
 

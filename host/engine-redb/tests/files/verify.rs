@@ -19,8 +19,11 @@ async fn a_report_says_what_is_there() {
     let by_file = clean_report(&folder.path().join(DATA_FILE));
     assert_eq!(by_folder, by_file);
     assert_eq!((by_folder.bytes, by_folder.format, by_folder.closed_in_order), (bytes.len() as u64, 2, true));
-    let figures: Vec<_> =
-        by_folder.queues.iter().map(|queue| (queue.name.as_str(), queue.declared, queue.messages, queue.scheduled)).collect();
+    let figures: Vec<_> = by_folder
+        .queues
+        .iter()
+        .map(|queue| (queue.name.as_str(), queue.declared, queue.messages, queue.scheduled))
+        .collect();
     let expected = [
         ("keyed", true, 6, 1),
         ("plain", true, 62, 2),

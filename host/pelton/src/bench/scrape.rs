@@ -69,6 +69,8 @@ impl Scraper {
     }
 
     pub(super) async fn counters(&mut self) -> anyhow::Result<Counters> {
+        // Long runs leave the connection idle for longer than the broker keeps one.
+        self.connection = Connection::open(&self.target).await?;
         let body = self.connection.call(&self.metrics, Bytes::new()).await?.success()?;
         Ok(Counters::parse(&String::from_utf8_lossy(&body)))
     }

@@ -3,7 +3,7 @@
 use super::cases;
 use super::dedup::{WINDOW, append, append_all, append_one, is_new};
 use super::harness::{Harness, message_with, stored_ids};
-use super::made::{MANY, MS, names};
+use super::made::{MS, names};
 use crate::engine::{Append, Duplicate, QueueId, RequestError};
 
 cases! {
@@ -74,17 +74,17 @@ async fn each_identity_has_its_window(h: Harness) {
 }
 
 /// One append of many messages with an identity each.
-fn many(queue: QueueId) -> Append {
-    append_all(names("", MANY).iter().map(|id| (super::harness::message(id), vec![queue])).collect())
+fn many(h: &Harness, queue: QueueId) -> Append {
+    append_all(names("", h.many).iter().map(|id| (super::harness::message(id), vec![queue])).collect())
 }
 
 async fn many_identities_are_known(h: Harness) {
     let q = h.standard().await;
-    let stored = append(&h, many(q.a)).await;
+    let stored = append(&h, many(&h, q.a)).await;
     assert_eq!(stored.duplicates, []);
-    let doubles = append(&h, many(q.a)).await;
-    assert!(doubles.positions == stored.positions && doubles.duplicates.len() == MANY, "each is known");
-    h.settles_at(q.a, (MANY as u64, 0, 0)).await;
+    let doubles = append(&h, many(&h, q.a)).await;
+    assert!(doubles.positions == stored.positions && doubles.duplicates.len() == h.many, "each is known");
+    h.settles_at(q.a, (h.many as u64, 0, 0)).await;
 }
 
 async fn doubles_are_known_after_a_restart(h: Harness) {
@@ -122,10 +122,10 @@ async fn the_window_goes_on_over_a_restart(h: Harness) {
 
 async fn many_identities_are_known_after_a_restart(h: Harness) {
     let q = h.standard().await;
-    let stored = append(&h, many(q.a)).await;
+    let stored = append(&h, many(&h, q.a)).await;
     h.advance(WINDOW - MS);
     let h = h.reopened().await;
     let q = h.standard().await;
-    let doubles = append(&h, many(q.a)).await;
-    assert!(doubles.positions == stored.positions && doubles.duplicates.len() == MANY, "each is known");
+    let doubles = append(&h, many(&h, q.a)).await;
+    assert!(doubles.positions == stored.positions && doubles.duplicates.len() == h.many, "each is known");
 }

@@ -6,7 +6,7 @@ use futures_util::poll;
 
 use super::cases;
 use super::harness::{BACKOFF, Harness, TTL, done, ids, rejected, soon, stored_ids, want};
-use super::made::{MANY, MS, names};
+use super::made::{MS, names};
 use crate::clock::{Clock as _, WallMs};
 use crate::engine::{BulkAction, EntryOptions, NewEntry};
 
@@ -198,9 +198,9 @@ async fn a_backlog_does_not_starve_what_is_due(h: Harness) {
     h.append(q.a, &["retry"]).await;
     h.again_after(&h.take_one(q.a).await, DELAY).await;
     h.store(vec![h.delayed(q.a, "delayed", DELAY)]).await;
-    h.store(names("", MANY).iter().map(|id| super::harness::entry(q.a, id)).collect()).await;
+    h.store(names("", h.many).iter().map(|id| super::harness::entry(q.a, id)).collect()).await;
     h.advance(DELAY);
-    h.settles_at(q.a, (MANY as u64 + 2, 0, 0)).await;
+    h.settles_at(q.a, (h.many as u64 + 2, 0, 0)).await;
     // The oldest first, as far as retries allow: an engine may let them take turns with what is ready.
     let taken = h.take(q.a, 10).await;
     let taken = ids(&taken);
@@ -210,20 +210,22 @@ async fn a_backlog_does_not_starve_what_is_due(h: Harness) {
 
 async fn many_come_each_at_its_time(h: Harness) {
     const STEPS: usize = 5;
-    /// Coprime to their number, so that the times are scattered and all different.
+    /// A prime that does not divide their number, so that the times are scattered and all different.
     const STRIDE: usize = 1_777;
     let q = h.standard().await;
-    let all = names("", MANY);
-    let delay = |number: usize| Duration::from_secs((number * STRIDE % MANY + 1) as u64);
+    let many = h.many - h.many % STEPS;
+    assert_ne!(many % STRIDE, 0, "such a number is not foreseen");
+    let all = names("", many);
+    let delay = |number: usize| Duration::from_secs((number * STRIDE % many + 1) as u64);
     h.store(all.iter().enumerate().map(|(number, id)| h.delayed(q.a, id, delay(number))).collect()).await;
     h.assert_none(q.a, "none is due").await;
-    let each = MANY / STEPS;
+    let each = many / STEPS;
     for step in 1..=STEPS {
         h.advance(Duration::from_secs(each as u64));
         let leased = h.take(q.a, each).await;
         let mut got = ids(&leased);
         got.sort_unstable();
-        let is_due = |number: usize| (each * (step - 1)..each * step).contains(&(number * STRIDE % MANY));
+        let is_due = |number: usize| (each * (step - 1)..each * step).contains(&(number * STRIDE % many));
         let expected = all.iter().enumerate().filter(|(number, _)| is_due(*number)).map(|(_, id)| id.as_str());
         assert!(got == expected.collect::<Vec<_>>(), "in step {step} others came than were due");
         h.assert_none(q.a, "no more are due").await;

@@ -4,7 +4,7 @@ use super::bounds::{at_most, is_full, offer};
 use super::cases;
 use super::harness::{BACKOFF, Harness, Queues, TTL, entry, ids, message_with, rejected, stored_ids};
 use super::key_order::drain;
-use super::made::{MANY, all_keyed, keyed, names, prior};
+use super::made::{all_keyed, keyed, names, prior};
 use crate::engine::{Bounds, NewEntry, Order, Overflow, QueueDefinition, RequestError};
 
 cases! {
@@ -233,13 +233,13 @@ async fn a_backlog_is_cut_to_its_newest(h: Harness) {
     const BOUND: usize = 100;
     const EACH: usize = 50;
     let q = dropping(&h, BOUND as u64).await;
-    let all = names("", MANY);
+    let all = names("", h.many);
     for some in all.chunks(EACH) {
         h.store(some.iter().map(|id| entry(q.a, id)).collect()).await;
     }
-    assert_eq!(ids(&h.take(q.a, BOUND).await), all[MANY - BOUND..]);
+    assert_eq!(ids(&h.take(q.a, BOUND).await), all[h.many - BOUND..]);
     h.assert_none(q.a, "all others were dropped").await;
-    dropped(&h, q, (MANY - BOUND) as u64).await;
+    dropped(&h, q, (h.many - BOUND) as u64).await;
 }
 
 async fn dropping_by_key(h: &Harness, messages: u64) -> Queues {

@@ -20,6 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Most steps of a walk over pages or of a bulk job, far above what any case needs.
 const STEPS_MAX: usize = 1000;
 
+/// The least that [`Harness::many`] may be.
+pub const MANY_MIN: usize = 300;
 /// Most messages of one append of [`Harness::store`].
 const APPEND_MAX: usize = 1000;
 
@@ -41,6 +43,8 @@ pub struct Harness {
     /// Called after each move of the clock: makes whatever sleeps inside the engine look at the clock again. May keep
     /// the engine alive; it is dropped before `reopen` is called.
     pub poke: Box<dyn Fn() + Send + Sync>,
+    /// More messages than the engine keeps in memory of one queue, and at least [`MANY_MIN`]: cases of backlogs use so many.
+    pub many: usize,
     /// Opens the same store again, as after a crash (nothing is closed or flushed first), on the same clock. None where
     /// the engine can't. All handles of this harness to the engine are gone when it is called.
     pub reopen: Option<Box<dyn FnOnce() -> Fut<'static, Harness> + Send + Sync>>,

@@ -6,7 +6,7 @@ use futures_util::poll;
 
 use super::cases;
 use super::harness::{Harness, Queues, TTL, done, entry, ids, queue, soon, want};
-use super::made::{MANY, all_keyed, keyed, names, sorted_ids};
+use super::made::{all_keyed, keyed, names, sorted_ids};
 use crate::engine::{BulkAction, LeaseRequest, Leased, Order};
 
 cases! {
@@ -299,12 +299,12 @@ async fn many_of_a_busy_key_do_not_stall_others(h: Harness) {
     let q = by_key(&h).await;
     h.store(all_keyed(q.a, &["k/0"])).await;
     let first = h.take_one(q.a).await;
-    h.store(names("k/1", MANY).iter().map(|id| keyed(q.a, id)).collect()).await;
+    h.store(names("k/1", h.many).iter().map(|id| keyed(q.a, id)).collect()).await;
     h.store(all_keyed(q.a, &["j/1", "i/1"])).await;
     h.append(q.a, &["x"]).await;
     assert_eq!(sorted(&h.take(q.a, 3).await), ["i/1", "j/1", "x"]);
     h.assert_none(q.a, "the others wait for their key").await;
-    h.settles_at(q.a, (MANY as u64, 4, 0)).await;
+    h.settles_at(q.a, (h.many as u64, 4, 0)).await;
     h.store(all_keyed(q.a, &["h/1"])).await;
     assert_eq!(h.take_one(q.a).await.message.id(), "h/1");
     h.done(&first).await.expect("it is leased");
@@ -317,7 +317,7 @@ async fn many_of_several_busy_keys_do_not_stall_others(h: Harness) {
     h.store(KEYS.map(|key| keyed(q.a, &format!("{key}0"))).to_vec()).await;
     let held = h.take(q.a, KEYS.len()).await;
     // Taking turns, so that a look at one key meets the others.
-    let blocked = (0..MANY).map(|number| keyed(q.a, &format!("{}{:05}", KEYS[number % KEYS.len()], number + 1)));
+    let blocked = (0..h.many).map(|number| keyed(q.a, &format!("{}{:05}", KEYS[number % KEYS.len()], number + 1)));
     h.store(blocked.collect()).await;
     h.store(all_keyed(q.a, &["j/1"])).await;
     assert_eq!(h.take_one(q.a).await.message.id(), "j/1");
@@ -331,31 +331,31 @@ async fn many_of_several_busy_keys_do_not_stall_others(h: Harness) {
 }
 
 async fn many_of_a_busy_key_come_in_order(h: Harness) {
-    const SEEN: usize = 1_000;
+    let seen = h.many / 5;
     let q = by_key(&h).await;
     h.store(all_keyed(q.a, &["k/0"])).await;
     let first = h.take_one(q.a).await;
-    let blocked = names("k/1", MANY);
+    let blocked = names("k/1", h.many);
     h.store(blocked.iter().map(|id| keyed(q.a, id)).collect()).await;
     // A look at the queue while the key is busy moves what waits for it, where an engine does that.
     h.assert_none(q.a, "the key is busy").await;
     h.done(&first).await.expect("it is leased");
-    assert!(drain(&h, q, SEEN).await == blocked[..SEEN], "in the order of acceptance");
-    h.settles_at(q.a, ((MANY - SEEN) as u64, 0, 0)).await;
-    assert_eq!(h.bulk_by(q.a, BulkAction::Discard, 1000).await.changed, (MANY - SEEN) as u64, "none was lost");
+    assert!(drain(&h, q, seen).await == blocked[..seen], "in the order of acceptance");
+    h.settles_at(q.a, ((h.many - seen) as u64, 0, 0)).await;
+    assert_eq!(h.bulk_by(q.a, BulkAction::Discard, 1000).await.changed, (h.many - seen) as u64, "none was lost");
 }
 
 async fn many_keys_are_leased_at_once(h: Harness) {
     let q = by_key(&h).await;
-    let keys = names("", MANY);
+    let keys = names("", h.many);
     for round in ["1", "2"] {
         h.store(keys.iter().map(|key| keyed(q.a, &format!("{key}/{round}"))).collect()).await;
     }
-    let first = h.take(q.a, MANY).await;
+    let first = h.take(q.a, h.many).await;
     assert!(first.iter().all(|leased| leased.message.id().ends_with("/1")), "one of each key");
     h.assert_none(q.a, "each key is busy").await;
     h.all_done(&first).await;
-    let second = h.take(q.a, MANY).await;
+    let second = h.take(q.a, h.many).await;
     assert!(second.iter().all(|leased| leased.message.id().ends_with("/2")), "one of each key");
 }
 

@@ -3,7 +3,7 @@
 use super::cases;
 use super::harness::{BACKOFF, Harness, Queues};
 use super::key_order::{by_key, chain, drain};
-use super::made::{MANY, MS, all_keyed, keyed, names};
+use super::made::{MS, all_keyed, keyed, names};
 use crate::engine::{BulkAction, Select};
 
 cases! {
@@ -109,26 +109,26 @@ async fn a_redriven_message_keeps_the_place_where_it_joined(h: Harness) {
 }
 
 async fn many_of_a_key_come_in_order(h: Harness) {
-    const SEEN: usize = 500;
+    let seen = h.many / 10;
     let q = by_key(&h).await;
-    let all = names("k/", MANY);
+    let all = names("k/", h.many);
     h.store(all.iter().map(|id| keyed(q.a, id)).collect()).await;
     h.take_one(q.a).await;
     h.assert_none(q.a, "the key is busy").await;
     let (h, q) = crash(h).await;
-    h.settles_at(q.a, (MANY as u64, 0, 0)).await;
-    assert!(drain(&h, q, SEEN).await == all[..SEEN], "in the order of acceptance");
+    h.settles_at(q.a, (h.many as u64, 0, 0)).await;
+    assert!(drain(&h, q, seen).await == all[..seen], "in the order of acceptance");
     // Again, in the middle of them.
     let (h, q) = crash(h).await;
-    assert!(drain(&h, q, SEEN).await == all[SEEN..2 * SEEN], "in the order of acceptance");
-    let left = (MANY - 2 * SEEN) as u64;
+    assert!(drain(&h, q, seen).await == all[seen..2 * seen], "in the order of acceptance");
+    let left = (h.many - 2 * seen) as u64;
     assert_eq!(h.bulk_by(q.a, BulkAction::Discard, 1000).await.changed, left, "none was lost");
 }
 
 async fn many_behind_a_retry_stay_blocked_and_in_order(h: Harness) {
-    const SEEN: usize = 200;
+    let seen = h.many / 20;
     let q = by_key(&h).await;
-    let all = names("k/", MANY);
+    let all = names("k/", h.many);
     h.store(all.iter().map(|id| keyed(q.a, id)).collect()).await;
     h.again(&h.take_one(q.a).await).await;
     h.assert_none(q.a, "the first backs off").await;
@@ -141,43 +141,43 @@ async fn many_behind_a_retry_stay_blocked_and_in_order(h: Harness) {
     assert_eq!((first.message.id(), first.attempt()), (all[0].as_str(), 2));
     h.assert_none(q.a, "the first is leased").await;
     h.done(&first).await.expect("it is leased");
-    assert!(drain(&h, q, SEEN).await == all[1..=SEEN], "in the order of acceptance");
+    assert!(drain(&h, q, seen).await == all[1..=seen], "in the order of acceptance");
 }
 
 async fn many_parked_and_many_new_come_in_order(h: Harness) {
-    const HALF: usize = MANY / 2;
+    let half = h.many / 2;
     let q = by_key(&h).await;
-    let all = names("k/", MANY);
-    h.store(all[..HALF].iter().map(|id| keyed(q.a, id)).collect()).await;
+    let all = names("k/", h.many);
+    h.store(all[..half].iter().map(|id| keyed(q.a, id)).collect()).await;
     h.take_one(q.a).await;
     h.assert_none(q.a, "the key is busy").await;
     let (h, q) = crash(h).await;
-    h.store(all[HALF..].iter().map(|id| keyed(q.a, id)).collect()).await;
+    h.store(all[half..].iter().map(|id| keyed(q.a, id)).collect()).await;
     h.store(all_keyed(q.a, &["j/1"])).await;
-    let before = drain(&h, q, HALF + 2).await;
+    let before = drain(&h, q, half + 2).await;
     let of_k: Vec<_> = before.iter().filter(|id| id.starts_with("k/")).collect();
     assert!(of_k.iter().copied().eq(&all[..of_k.len()]), "those of before and of after the restart, in order");
 }
 
 async fn many_keys_stay_blocked_behind_their_retries(h: Harness) {
-    const KEYS: usize = 500;
+    let half = h.many / 20;
     let q = by_key(&h).await;
-    let keys = names("k", KEYS);
+    let keys = names("k", 2 * half);
     for round in ["1", "2"] {
         h.store(keys.iter().map(|key| keyed(q.a, &format!("{key}/{round}"))).collect()).await;
     }
-    for leased in h.take(q.a, KEYS).await.chunks(2) {
+    for leased in h.take(q.a, 2 * half).await.chunks(2) {
         h.again(&leased[0]).await;
         h.all_done(&leased[1..]).await;
     }
     let (h, q) = crash(h).await;
-    let free = h.take(q.a, KEYS / 2).await;
+    let free = h.take(q.a, half).await;
     assert!(free.iter().all(|leased| leased.message.id().ends_with("/2")), "of keys without a retry");
     h.assert_none(q.a, "the others are behind retries").await;
     h.advance(BACKOFF);
-    let again = h.take(q.a, KEYS / 2).await;
+    let again = h.take(q.a, half).await;
     assert!(again.iter().all(|leased| leased.attempt() == 2), "retries first");
     // Those of before are leased all the while: nothing of their keys is left.
     h.all_done(&again).await;
-    assert_eq!(h.take(q.a, KEYS / 2).await.len(), KEYS / 2, "then those behind them");
+    assert_eq!(h.take(q.a, half).await.len(), half, "then those behind them");
 }

@@ -9,7 +9,7 @@ use futures_util::poll;
 use super::cases;
 use super::harness::{BACKOFF, Harness, TTL, done, failed, ids, soon, stored_ids, want};
 use super::key_order::{by_key, chain, drain, sorted};
-use super::made::{MANY, MS, all_keyed, keyed, names};
+use super::made::{MS, all_keyed, keyed, names};
 use crate::clock::WallMs;
 use crate::engine::{BulkAction, Engine, LeaseRequest, Select, Verdict};
 
@@ -189,19 +189,19 @@ async fn many_behind_a_retry_do_not_stall_others(h: Harness) {
     let q = by_key(&h).await;
     h.store(all_keyed(q.a, &["k/0"])).await;
     h.again(&h.take_one(q.a).await).await;
-    h.store(names("k/1", MANY).iter().map(|id| keyed(q.a, id)).collect()).await;
+    h.store(names("k/1", h.many).iter().map(|id| keyed(q.a, id)).collect()).await;
     h.store(all_keyed(q.a, &["j/1", "j/2"])).await;
     assert_eq!(drain(&h, q, 2).await, ["j/1", "j/2"]);
     h.assert_none(q.a, "the others wait behind a retry").await;
-    h.settles_at(q.a, (MANY as u64, 0, 1)).await;
+    h.settles_at(q.a, (h.many as u64, 0, 1)).await;
     h.advance(BACKOFF);
     assert_eq!(drain(&h, q, 3).await, ["k/0", "k/100000", "k/100001"]);
 }
 
 async fn many_behind_a_retry_come_in_order(h: Harness) {
-    const SEEN: usize = 500;
+    let seen = h.many / 10;
     let q = by_key(&h).await;
-    let all = names("k/", MANY);
+    let all = names("k/", h.many);
     h.store(all.iter().map(|id| keyed(q.a, id)).collect()).await;
     let mut first = h.take_one(q.a).await;
     // Each try meets those that wait anew.
@@ -214,28 +214,28 @@ async fn many_behind_a_retry_come_in_order(h: Harness) {
     }
     assert_eq!((first.message.id(), first.attempt()), (all[0].as_str(), 3));
     h.done(&first).await.expect("it is leased");
-    assert!(drain(&h, q, SEEN).await == all[1..=SEEN], "in the order of acceptance");
+    assert!(drain(&h, q, seen).await == all[1..=seen], "in the order of acceptance");
 }
 
 async fn many_keys_that_back_off_do_not_stall_others(h: Harness) {
     let q = by_key(&h).await;
-    let keys = names("k", MANY);
+    let keys = names("k", h.many);
     for round in ["1", "2"] {
         h.store(keys.iter().map(|key| keyed(q.a, &format!("{key}/{round}"))).collect()).await;
     }
     let at = h.after(BACKOFF);
     let retries =
-        h.take(q.a, MANY).await.iter().map(|leased| failed(leased, Verdict::Again { at, chosen: false })).collect();
+        h.take(q.a, h.many).await.iter().map(|leased| failed(leased, Verdict::Again { at, chosen: false })).collect();
     assert!(h.engine.settle(retries).await.iter().all(Result::is_ok), "they are leased");
     h.store(all_keyed(q.a, &["j/1", "j/2"])).await;
     assert_eq!(drain(&h, q, 2).await, ["j/1", "j/2"]);
     h.assert_none(q.a, "all others wait behind a retry").await;
-    h.settles_at(q.a, (MANY as u64, 0, MANY as u64)).await;
+    h.settles_at(q.a, (h.many as u64, 0, h.many as u64)).await;
     h.advance(BACKOFF);
-    let again = h.take(q.a, MANY).await;
+    let again = h.take(q.a, h.many).await;
     assert!(again.iter().all(|leased| leased.attempt() == 2 && leased.message.id().ends_with("/1")), "retries first");
     h.all_done(&again).await;
-    assert_eq!(h.take(q.a, MANY).await.len(), MANY, "then those behind them");
+    assert_eq!(h.take(q.a, h.many).await.len(), h.many, "then those behind them");
 }
 
 /// What takers have handled, by key, in the order in which they did.

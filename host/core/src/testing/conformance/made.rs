@@ -6,8 +6,6 @@ use super::harness::{Harness, entry};
 use crate::clock::{Clock as _, WallMs};
 use crate::engine::{EntryOptions, NewEntry, OrderKey, QueueId, Stored};
 
-/// More messages than any engine should keep in memory of one queue.
-pub(super) const MANY: usize = 5_000;
 /// The shortest time that due times can tell.
 pub(super) const MS: Duration = Duration::from_millis(1);
 

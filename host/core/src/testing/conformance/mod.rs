@@ -56,7 +56,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
-pub use self::harness::{Harness, eventually};
+pub use self::harness::{Harness, MANY_MIN, eventually};
 #[cfg(doc)]
 use crate::engine::Engine;
 use crate::engine::{Fut, Guarantees};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cases;
 use super::harness::{BACKOFF, Harness, Queues, TTL, done, failed, ids, queue, stored_ids};
-use super::made::{MANY, names, prior};
+use super::made::{names, prior};
 use crate::clock::WallMs;
 use crate::engine::{BulkAction, PRIORITY_DEFAULT, Verdict};
 
@@ -67,7 +67,7 @@ async fn an_urgent_message_overtakes_what_waits(h: Harness) {
 async fn an_urgent_message_overtakes_a_backlog(h: Harness) {
     let q = by_priority(&h).await;
     h.append(q.a, &["first"]).await;
-    h.store(names("", MANY).iter().map(|id| prior(q.a, id, 4)).collect()).await;
+    h.store(names("", h.many).iter().map(|id| prior(q.a, id, 4)).collect()).await;
     assert_eq!(h.take_one(q.a).await.message.id(), "first");
     h.store(vec![prior(q.a, "urgent", 9), prior(q.a, "idle", 0), prior(q.a, "soon", 5)]).await;
     assert_eq!(ids(&h.take(q.a, 3).await), ["urgent", "soon", "00000"]);
@@ -77,11 +77,11 @@ async fn a_backlog_comes_by_priority(h: Harness) {
     let q = by_priority(&h).await;
     // 0 to 9, none of them twice in a row.
     let priority = |number: usize| u8::try_from(number * 7 % 10).unwrap_or_default();
-    let all = names("", MANY);
+    let all = names("", h.many);
     h.store(all.iter().enumerate().map(|(number, id)| prior(q.a, id, priority(number))).collect()).await;
     let mut expected: Vec<_> = all.iter().enumerate().map(|(number, id)| (9 - priority(number), id)).collect();
     expected.sort_unstable();
-    let taken = h.take(q.a, MANY).await;
+    let taken = h.take(q.a, h.many).await;
     let in_order = taken.iter().zip(expected).all(|(leased, (_, id))| leased.message.id() == id);
     assert!(in_order, "by priority, and in the order of acceptance within one");
 }

@@ -6,7 +6,7 @@ use super::bounds::{at_most, offer};
 use super::cases;
 use super::harness::{BACKOFF, Harness, Queues, TTL, entry, ids, queue, queue_name, stored_ids};
 use super::key_order::{by_key, drain};
-use super::made::{MANY, MS, all_keyed, keyed, names, prior};
+use super::made::{MS, all_keyed, keyed, names, prior};
 use crate::engine::{BulkAction, DeadCode, Definitions, Expired, Overflow, QueueDefinition, RequestError, Select};
 
 cases! {
@@ -105,7 +105,7 @@ async fn many_behind_one(h: &Harness) -> Queues {
     let q = by_key(h).await;
     h.store(all_keyed(q.a, &["k/0"])).await;
     let first = h.take_one(q.a).await;
-    h.store(names("k/1", MANY).iter().map(|id| keyed(q.a, id)).collect()).await;
+    h.store(names("k/1", h.many).iter().map(|id| keyed(q.a, id)).collect()).await;
     h.assert_none(q.a, "the key is busy").await;
     h.done(&first).await.expect("it is leased");
     q
@@ -115,7 +115,7 @@ async fn many_that_wait_for_their_key_are_freed_by_a_change(h: Harness) {
     let q = many_behind_one(&h).await;
     h.standard().await;
     h.append(q.a, &["x"]).await;
-    let taken = h.take(q.a, MANY + 1).await;
+    let taken = h.take(q.a, h.many + 1).await;
     assert!(taken.iter().any(|leased| leased.message.id() == "x"), "all are available at once");
     h.assert_none(q.a, "each once").await;
 }
@@ -137,7 +137,7 @@ async fn many_that_wait_for_their_key_are_freed_by_a_change_at_a_restart(h: Harn
     many_behind_one(&h).await;
     let h = h.reopened().await;
     let q = h.standard().await;
-    assert_eq!(h.take(q.a, MANY).await.len(), MANY, "all are available at once");
+    assert_eq!(h.take(q.a, h.many).await.len(), h.many, "all are available at once");
     h.assert_none(q.a, "each once").await;
 }
 

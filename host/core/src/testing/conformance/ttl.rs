@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cases;
 use super::harness::{BACKOFF, HELD, Harness, Queues, TTL, attempt, done, ids, rejected, stored_ids};
-use super::made::{MANY, MS, names, prior};
+use super::made::{MS, names, prior};
 use crate::clock::WallMs;
 use crate::engine::{BulkAction, DeadCode, Expired, NewEntry, QueueId};
 
@@ -294,11 +294,11 @@ async fn an_expired_message_of_high_priority_is_passed_over(h: Harness) {
 
 async fn many_expired_messages_do_not_stall_others(h: Harness) {
     let q = h.standard_but(|a| a.expired = Expired::Drop).await;
-    h.store(names("", MANY).iter().map(|id| h.mortal(q.a, id, LIFE)).collect()).await;
+    h.store(names("", h.many).iter().map(|id| h.mortal(q.a, id, LIFE)).collect()).await;
     h.append(q.a, &["x"]).await;
     h.advance(LIFE + MS);
     assert_eq!(h.take_one(q.a).await.message.id(), "x");
-    expired(&h, q.a, MANY as u64).await;
+    expired(&h, q.a, h.many as u64).await;
     h.settles_at(q.a, (0, 1, 0)).await;
 }
 

@@ -267,7 +267,8 @@ mod tests {
             let (engine, clock) = (engine.clone(), clock.clone());
             move || ready(harness(engine.crash(), clock))
         };
-        Harness { engine: Arc::new(engine), clock, poke: Box::new(|| ()), reopen: Some(Box::new(reopen)) }
+        let (engine, poke) = (Arc::new(engine), Box::new(|| ()));
+        Harness { engine, clock, poke, many: 5_000, reopen: Some(Box::new(reopen)) }
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use crate::command::{Command, Grant, Now, Reply, Request, Ticket};
 use crate::engine::GUARANTEES;
 use crate::hash::Secret;
 use crate::lines::Lines;
+use crate::open::OpenError;
 use crate::prepare::{prepare_append, prepare_settlement};
 use crate::store::Store;
 
@@ -99,10 +100,10 @@ impl Shared {
 }
 
 impl SimEngine {
-    pub(super) fn open(world: &Arc<World>) -> Result<Self, String> {
+    pub(super) fn open(world: &Arc<World>) -> Result<Self, OpenError> {
         let seed = world.state().random.u64(..);
         let disk = Box::new(world.disk.clone());
-        let store = Store::open(disk, world.tuning.clone(), seed).map_err(|error| error.to_string())?;
+        let store = Store::open(disk, world.tuning.clone(), seed)?;
         let (id, secret) = (store.id(), store.secret());
         let machine = Machine {
             store: Some(store),
