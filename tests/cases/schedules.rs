@@ -125,9 +125,9 @@ async fn missed_ticks_are_caught_up_with_as_each_schedule_says() {
     assert!((60..=62).contains(&found.len()), "one for each minute of an hour: {}", found.len());
     assert!(found.windows(2).all(|pair| pair[1].as_second() - pair[0].as_second() == 60), "{found:?}");
     assert_eq!(all[0]["message"]["data"], json!({"report": "sales"}));
-    // Of the hour one, or none; and what ticked while this ran.
+    // Of the hour one, or none; and what ticked while this ran. A tick of the last seconds is not missed: both have it.
     let (once, skip) = (broker.messages("once").await.len(), broker.messages("skip").await.len());
-    assert!((1..=3).contains(&once) && skip < once, "{once} once, {skip} skipped");
+    assert!((1..=3).contains(&once) && skip <= once, "{once} once, {skip} skipped");
 }
 
 #[tokio::test]

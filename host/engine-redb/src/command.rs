@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use pelton_core::clock::{Monotonic, WallMs};
 use pelton_core::engine::{
-    Appended, Bulk, Defined, Definitions, EngineError, EntryId, LeaseRequest, LeaseToken, Leased, Lost, Pausable, Place,
-    Progress, QueueId, RequestError, SettleError,
+    Appended, Bulk, Defined, Definitions, EngineError, EntryId, LeaseRequest, LeaseToken, Leased, Lost, Pausable,
+    Place, Progress, QueueId, RequestError, SettleError,
 };
 use pelton_core::message::Message;
 use pelton_core::name::Topic;

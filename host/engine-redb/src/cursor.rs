@@ -117,7 +117,9 @@ mod tests {
     fn cursors_come_back_and_other_texts_are_refused() {
         let listed = Select::Positions(Vec::new());
         let ready = After::Ready { rank: 9, position: 77 };
-        for after in [After::START, ready, After::Parked { key: 5, position: 6 }, After::Due { due: u64::MAX, position: 3 }] {
+        for after in
+            [After::START, ready, After::Parked { key: 5, position: 6 }, After::Due { due: u64::MAX, position: 3 }]
+        {
             assert_eq!(After::of(Some(&after.to_cursor())), Ok(after));
             let step = Step::All { after, before: 9 };
             assert_eq!(Step::of(&step.to_cursor(), &Select::All), Ok(step));

@@ -20,8 +20,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::browse::Snapshot;
 use crate::command::{Command, Grant, Reply, Request};
-use crate::hash::Secret;
 use crate::format::Identity;
+use crate::hash::Secret;
 use crate::open::{Disk, FileDisk, OpenError};
 use crate::panics;
 use crate::prepare::{PreparedSettlement, prepare_append, prepare_settlement};
@@ -108,10 +108,9 @@ impl RedbEngine {
         let end = Arc::new(End::default());
         let outlets = Outlets { metrics, board: Arc::clone(&board), health: health_sender, end: Arc::clone(&end) };
         let writer = Writer::new(store, clock, tuning.clone(), receiver, outlets);
-        let thread = std::thread::Builder::new()
-            .name("pelton-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| OpenError::Io { file: file.clone(), reason: format!("no thread for the writer: {error}") })?;
+        let thread = std::thread::Builder::new().name("pelton-writer".to_owned()).spawn(move || writer.run()).map_err(
+            |error| OpenError::Io { file: file.clone(), reason: format!("no thread for the writer: {error}") },
+        )?;
         let room = Semaphore::new(tuning.backlog_bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize)));
         Ok(Self { id, secret, tuning, file, sender, room, board, health, end, thread: Mutex::new(Some(thread)) })
     }

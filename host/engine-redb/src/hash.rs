@@ -54,7 +54,8 @@ mod tests {
     fn identities_differ_in_every_part_and_not_by_where_one_ends() {
         let secret = Secret { first: 1, second: 2 };
         let identity = |topic: &str, source: &str, id: &str| {
-            let message = Message::new(&Attributes { id, source, kind: "t", ..Attributes::default() }, b"").expect("valid");
+            let message =
+                Message::new(&Attributes { id, source, kind: "t", ..Attributes::default() }, b"").expect("valid");
             secret.of_identity(&Topic::new(topic).expect("valid"), &message)
         };
         let all = [("a", "b", "c"), ("ab", "c", "d"), ("a", "bc", "d"), ("a", "b", "cd"), ("b", "a", "c")];

@@ -47,11 +47,9 @@ pub use dump::{ExportError, Exported, ImportError, ImportOptions, Imported, expo
 pub use engine::{GUARANTEES, OpenOptions, RedbEngine};
 pub use folder::{DATA_FILE, LOCK_FILE};
 pub use format::{FORMAT_VERSION, Identity};
-pub use open::{Disk, FileDisk, OpenError};
 pub use hash::Secret;
-pub use prepare::{
-    PreparedAppend, PreparedEntries, PreparedSettlement, prepare, prepare_append, prepare_settlement,
-};
+pub use open::{Disk, FileDisk, OpenError};
+pub use prepare::{PreparedAppend, PreparedEntries, PreparedSettlement, prepare, prepare_append, prepare_settlement};
 pub use report::{OnWork, QueueReport, Report, Work, report};
 pub use reserve::RESERVE_FILE;
 pub use restore::{RestoreError, restore};

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pelton_core::clock::WallMs;
-use pelton_core::engine::{Append, DeadReason, Identity, LeaseToken, NewEntry, PRIORITY_MAX, Settlement, Tick, Verdict};
+use pelton_core::engine::{
+    Append, DeadReason, Identity, LeaseToken, NewEntry, PRIORITY_MAX, Settlement, Tick, Verdict,
+};
 use pelton_core::message::Message;
 use pelton_core::name::Topic;
 
@@ -123,10 +125,7 @@ pub struct PreparedSettlement {
 #[derive(Debug, Clone)]
 pub(crate) enum PreparedVerdict {
     Done(PreparedEntries),
-    Again {
-        at: u64,
-        chosen: bool,
-    },
+    Again { at: u64, chosen: bool },
     Dead(DeadReason),
 }
 
@@ -160,7 +159,11 @@ pub fn prepare(entries: Vec<NewEntry>, tuning: &Tuning, secret: &Secret) -> Prep
         });
         let body = external.map(|_| {
             *placed.entry(buffer_of(&message)).or_insert_with(|| {
-                prepared.bodies.push(PreparedBody { bytes: message.data_bytes(), users: shared_by, shared: shared_by > 1 });
+                prepared.bodies.push(PreparedBody {
+                    bytes: message.data_bytes(),
+                    users: shared_by,
+                    shared: shared_by > 1,
+                });
                 prepared.bodies.len() - 1
             })
         });

@@ -208,7 +208,10 @@ impl Counters {
     pub(crate) fn encode(self) -> [u8; COUNTERS_BYTES] {
         let Self { ready, due, parked, retrying, expiring, bytes } = self;
         let mut encoded = [VERSION; COUNTERS_BYTES];
-        for (part, number) in encoded[1..COUNTERS_BYTES - SUM_BYTES].chunks_exact_mut(8).zip([ready, due, parked, retrying, expiring, bytes]) {
+        for (part, number) in encoded[1..COUNTERS_BYTES - SUM_BYTES]
+            .chunks_exact_mut(8)
+            .zip([ready, due, parked, retrying, expiring, bytes])
+        {
             part.copy_from_slice(&number.to_le_bytes());
         }
         seal(&mut encoded);

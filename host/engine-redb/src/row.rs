@@ -447,7 +447,11 @@ mod tests {
 
     #[test]
     fn what_is_stamped_and_patched_is_read_back() {
-        let mut row = RowBuffer::new(&topic(), &message(b"body"), &Facts { hops: 3, key: Some(9), expires: Some(WallMs(88)), ..Facts::default() });
+        let mut row = RowBuffer::new(
+            &topic(),
+            &message(b"body"),
+            &Facts { hops: 3, key: Some(9), expires: Some(WallMs(88)), ..Facts::default() },
+        );
         row.stamp(7, WallMs(99), None);
         row.set_attempts(2);
         row.set_history(5);
@@ -497,14 +501,19 @@ mod tests {
     #[test]
     fn a_long_reason_is_cut_at_a_character() {
         let long = "\u{e9}".repeat(DETAIL_BYTES_MAX);
-        let row = RowBuffer::new(&topic(), &message(b""), &Facts { dead: Some(&reason(&format!("x{long}"))), ..Facts::default() });
+        let row = RowBuffer::new(
+            &topic(),
+            &message(b""),
+            &Facts { dead: Some(&reason(&format!("x{long}"))), ..Facts::default() },
+        );
         let death = row.view().death().expect("decodes").expect("is dead");
         assert_eq!(death.reason.detail.len(), DETAIL_BYTES_MAX - 1);
     }
 
     #[test]
     fn damage_is_an_error_not_a_panic() {
-        let mut row = RowBuffer::new(&topic(), &message(b"x"), &Facts { dead: Some(&reason("no")), ..Facts::default() });
+        let mut row =
+            RowBuffer::new(&topic(), &message(b"x"), &Facts { dead: Some(&reason("no")), ..Facts::default() });
         for at in 0..row.0.len() {
             let mut damaged = row.0.clone();
             damaged[at] ^= 16;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pelton_core::clock::WallMs;
-use pelton_core::engine::{Appended, Overflow, QueueId, RequestError};
 use pelton_core::engine::EngineError;
+use pelton_core::engine::{Appended, Overflow, QueueId, RequestError};
 
 use super::model::{Doubt, Id, IdentityKey, Known, Place};
 use super::plan::QUEUES;
@@ -117,7 +117,8 @@ impl World {
         let known = self.known(&identity.key).map(|(known, must)| (known.clone(), must));
         match (duplicate, known) {
             (Some(duplicate), Some((known, _))) => {
-                if known.body != identity.body || (duplicate.first.0, duplicate.targets) != (known.first, known.targets) {
+                if known.body != identity.body || (duplicate.first.0, duplicate.targets) != (known.first, known.targets)
+                {
                     return Err(format!("{duplicate:?} of {known:?} for {identity:?}"));
                 }
                 self.count("duplicate");
@@ -190,7 +191,9 @@ impl World {
         if bounds.overflow == Overflow::DeadLetter || own.0 == 0 || bounds.hold(messages, bytes) {
             let there: Vec<_> = self.model.of_queue(queue.0).collect();
             let most = format!("{messages} messages, {bytes} bytes");
-            return Err(format!("{queue:?} is full with at most {most} that can't make room ({bounds:?}) of {there:?}"));
+            return Err(format!(
+                "{queue:?} is full with at most {most} that can't make room ({bounds:?}) of {there:?}"
+            ));
         }
         Ok(())
     }
@@ -235,7 +238,9 @@ impl World {
                 }
             }
             if any && !bounds.hold(messages, bytes) {
-                return Err(format!("queue {queue} has {total} messages, {messages} of them, {bytes} bytes, by appends: {bounds:?}"));
+                return Err(format!(
+                    "queue {queue} has {total} messages, {messages} of them, {bytes} bytes, by appends: {bounds:?}"
+                ));
             }
         }
         Ok(())

@@ -146,7 +146,9 @@ impl World {
         for (entry, (_, becoming)) in prepared.entries.iter().zip(becomes) {
             let cost = prepared.cost(entry);
             // A dead letter has its reason beside the message.
-            for (queue, cost) in BTreeSet::from([entry.queue, becoming.queue]).into_iter().map(|queue| (queue, cost + 200)) {
+            for (queue, cost) in
+                BTreeSet::from([entry.queue, becoming.queue]).into_iter().map(|queue| (queue, cost + 200))
+            {
                 let brought = self.turn.brings.entry(queue).or_default();
                 *brought = (brought.0 + 1, brought.1 + cost);
             }

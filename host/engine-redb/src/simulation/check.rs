@@ -215,7 +215,8 @@ impl World {
     /// The ids of the declared queues, and the names of the others that hold something. That is not looked at where the
     /// model may be behind the store.
     pub(super) fn check_defined(&self, defined: &Defined, looks_at_undeclared: bool) -> Result<(), String> {
-        let queues = || (0..).zip(QUEUES).zip(&self.settings).map(|((id, name), settings)| (id, name, settings.declared));
+        let queues =
+            || (0..).zip(QUEUES).zip(&self.settings).map(|((id, name), settings)| (id, name, settings.declared));
         let mut declared: Vec<(&str, u32)> =
             queues().filter(|(_, _, declared)| *declared).map(|(id, name, _)| (name, id)).collect();
         declared.sort_unstable();

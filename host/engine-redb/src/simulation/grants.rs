@@ -56,7 +56,11 @@ impl World {
         if self.leases.values().any(|held| held.token.queue.0 == queue && held.keyed != keyed) {
             return told("was leased while others are in another order");
         }
-        if keyed { self.check_key(call, id, &entry, ttl)? } else { self.check_line(id, &entry)? }
+        if keyed {
+            self.check_key(call, id, &entry, ttl)?
+        } else {
+            self.check_line(id, &entry)?
+        }
         let ends = ttl.map(|ttl| self.now.monotonic.plus(ttl));
         let held = Held { token: leased.token, ends, told: leased.place, call, keyed };
         let given_back = self.turn.released.remove(&id);
@@ -103,7 +107,9 @@ impl World {
             match self.leases.get(&other) {
                 Some(held) if held.call == call && ttl.is_none() && comes_before => {}
                 Some(held) => {
-                    return Err(format!("message {id} ({entry:?}) was leased with {other} ({of:?}) of its key: {held:?}"));
+                    return Err(format!(
+                        "message {id} ({entry:?}) was leased with {other} ({of:?}) of its key: {held:?}"
+                    ));
                 }
                 // Priorities that it had before are still in force within it, and retries were passed then.
                 None if is_ranked(entry) || is_ranked(&of) => {}
@@ -133,7 +139,12 @@ impl World {
             return Ok(());
         }
         for (id, (entry, what)) in std::mem::take(&mut self.passed) {
-            if self.model.entries.get(&id).is_some_and(|there| there.position == entry.position && there.place == entry.place) {
+            if self
+                .model
+                .entries
+                .get(&id)
+                .is_some_and(|there| there.position == entry.position && there.place == entry.place)
+            {
                 return Err(format!("{what}, and is still there: {entry:?}"));
             }
         }

@@ -147,14 +147,7 @@ pub(super) fn kind_of(id: Id) -> &'static str {
 /// The topic tells the copies of a message apart.
 pub(super) fn new_entry(id: Id, queue: u32, message: &Message, dead: Option<DeadReason>) -> NewEntry {
     let topic = Topic::new(&format!("copy.{}", id % COPIES)).expect("a valid topic");
-    NewEntry {
-        queue: QueueId(queue),
-        topic,
-        message: message.clone(),
-        hops: 1,
-        options: EntryOptions::default(),
-        dead,
-    }
+    NewEntry { queue: QueueId(queue), topic, message: message.clone(), hops: 1, options: EntryOptions::default(), dead }
 }
 
 /// Which entry this is; its content is checked to be what was sent.

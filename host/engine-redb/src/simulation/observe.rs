@@ -52,6 +52,9 @@ pub(super) struct Seen {
 /// What may explain one message: every row of deeds, each with its queue, that leads from what was expected to what is there.
 type Explanations = Vec<Vec<(Deed, u32)>>;
 
+/// What a message may be, and the deeds that made it so.
+type State = (Option<Entry>, Vec<(Deed, u32)>);
+
 impl World {
     /// Looks at what is committed and explains it. Doubts are resolved where there are any; `recovered`: leases have ended.
     pub(super) fn look(&mut self, recovered: bool) -> Result<(), String> {
@@ -98,7 +101,9 @@ impl World {
             self.count("marked head after a restart");
         }
         let retries = self.model.entries.iter().filter(|(_, entry)| {
-            self.settings[entry.queue as usize].keyed && entry.attempts > 0 && matches!(entry.place, Place::Due(due) if due != HELD)
+            self.settings[entry.queue as usize].keyed
+                && entry.attempts > 0
+                && matches!(entry.place, Place::Due(due) if due != HELD)
         });
         let keys: BTreeSet<_> = retries.filter_map(|(id, entry)| Some((entry.queue, self.facts[id].key?))).collect();
         let blocks = self.model.entries.iter().any(|(id, entry)| {
@@ -200,12 +205,15 @@ impl World {
     fn resolve(&mut self, doubt: Doubt, seen: &Seen, recovered: bool) -> Result<(), String> {
         let Doubt { change, tick, identities } = doubt;
         let ticked = tick.map(|(schedule, at)| seen.ticks.get(&schedule) == Some(&at));
-        let leads = |from: Option<&Entry>, id: &Id| !self.explain(*id, from, seen.entries.get(id), recovered).is_empty();
+        let leads =
+            |from: Option<&Entry>, id: &Id| !self.explain(*id, from, seen.entries.get(id), recovered).is_empty();
         let has_happened = ticked != Some(false) && change.iter().all(|(id, to)| leads(to.as_ref(), id));
         let has_not = ticked != Some(true) && change.iter().all(|(id, _)| leads(self.model.entries.get(id), id));
         if !has_happened && !has_not {
             let there: Vec<_> = change.iter().map(|(id, _)| (id, seen.entries.get(id))).collect();
-            return Err(format!("a change happened in part: {change:?} ({tick:?}: {ticked:?}), and there is {there:?}"));
+            return Err(format!(
+                "a change happened in part: {change:?} ({tick:?}: {ticked:?}), and there is {there:?}"
+            ));
         }
         if has_happened {
             for (key, first, mut known) in identities {
@@ -251,7 +259,9 @@ impl World {
             let (expired, dropped) = self.ended[queue as usize];
             let (expired, dropped) = (counts.expired - expired, counts.dropped - dropped);
             if !ends.expired.holds(expired) || !ends.dropped.holds(dropped) || !ends.both.holds(expired + dropped) {
-                return Err(format!("queue {queue} counts {expired} expired and {dropped} dropped, and there are {ends:?}"));
+                return Err(format!(
+                    "queue {queue} counts {expired} expired and {dropped} dropped, and there are {ends:?}"
+                ));
             }
             self.ended[queue as usize] = (counts.expired, counts.dropped);
             if dropped > 0 {
@@ -288,7 +298,7 @@ impl World {
         let held = self.leases.get(&id);
         let may_end = held.is_some_and(|held| held.ends.is_some_and(|ends| ends <= self.now.monotonic));
         let mut found = Vec::new();
-        let mut states: Vec<(Option<Entry>, Vec<(Deed, u32)>)> = vec![(expected.cloned(), Vec::new())];
+        let mut states: Vec<State> = vec![(expected.cloned(), Vec::new())];
         for _ in 0..=DEEDS_MAX {
             let ways = states.iter().filter(|(state, _)| self.is_same(state.as_ref(), actual));
             found.extend(ways.map(|(_, deeds)| deeds.clone()));
@@ -319,7 +329,8 @@ impl World {
         match (expected, actual) {
             (None, None) => true,
             (Some(expected), Some(actual)) if expected.position == NEW => {
-                actual.position >= self.next_position && Entry { position: actual.position, ..expected.clone() } == *actual
+                actual.position >= self.next_position
+                    && Entry { position: actual.position, ..expected.clone() } == *actual
             }
             (expected, actual) => expected == actual,
         }

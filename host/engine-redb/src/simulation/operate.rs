@@ -38,8 +38,7 @@ impl World {
 
     /// What becomes of messages that are discarded or redriven, and how many are passed over.
     fn changes(&self, ids: &[Id], discard: bool, target: Option<u32>) -> (Change, u64) {
-        let change: Change =
-            ids.iter().filter_map(|id| Some((*id, self.changed_by(*id, discard, target)?))).collect();
+        let change: Change = ids.iter().filter_map(|id| Some((*id, self.changed_by(*id, discard, target)?))).collect();
         let skipped = (ids.len() - change.len()) as u64;
         (change, skipped)
     }

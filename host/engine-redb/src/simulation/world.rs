@@ -465,7 +465,8 @@ impl World {
                 let page = snapshot.page(&what, self.tuning.page_bytes).map_err(|error| error.to_string())?;
                 for item in page.items {
                     let id = identify(&item.message, &item.topic, &self.doubles)?;
-                    let entry = self.model.entries.get(&id).ok_or_else(|| format!("message {id} should not be there"))?;
+                    let entry =
+                        self.model.entries.get(&id).ok_or_else(|| format!("message {id} should not be there"))?;
                     if entry.queue != queue || !is_shown(entry, self.facts[&id].priority, &item, number_of) {
                         return Err(format!("message {id} is {entry:?}, and is shown as {item:?}"));
                     }

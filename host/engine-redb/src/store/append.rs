@@ -4,9 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use pelton_core::engine::{
-    Appended, DeadCode, DeadReason, Duplicate, Overflow, Position, QueueId, RequestError, Tick,
-};
+use pelton_core::engine::{Appended, DeadCode, DeadReason, Duplicate, Overflow, Position, QueueId, RequestError, Tick};
 
 use super::Replies;
 use super::dedup::Resolution;
@@ -82,11 +80,7 @@ impl<T: Ticket> Live<T> {
             self.ticks.insert(schedule, at);
         }
         let positions = self.stage_entries(entries, now, |at| {
-            if is_known(at) {
-                Fate::Known
-            } else {
-                admission.overflowing.remove(&at).map_or(Fate::Stored, Fate::Dead)
-            }
+            if is_known(at) { Fate::Known } else { admission.overflowing.remove(&at).map_or(Fate::Stored, Fate::Dead) }
         });
         let duplicates = self.remember_identities(&identities, &resolved, &positions, now);
         Ok(Ok(answer(positions, duplicates, |identity| identities[identity].entries.start)))
@@ -244,11 +238,7 @@ fn full(queue: &super::queue::Queue) -> DeadReason {
 }
 
 /// One position per entry: of a double, the first of the message that was stored.
-fn answer(
-    positions: Vec<Option<Position>>,
-    duplicates: Vec<Duplicate>,
-    start: impl Fn(usize) -> usize,
-) -> Appended {
+fn answer(positions: Vec<Option<Position>>, duplicates: Vec<Duplicate>, start: impl Fn(usize) -> usize) -> Appended {
     let mut firsts = duplicates.iter().map(|duplicate| (start(duplicate.identity), duplicate.first)).peekable();
     let mut first = Position(0);
     let position = |(at, position): (usize, Option<Position>)| {

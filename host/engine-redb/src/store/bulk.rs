@@ -321,7 +321,9 @@ fn select_scheduled(
     let mut selected = Vec::new();
     let mut known = BTreeSet::new();
     for (due, position) in places.get(step.start..end).unwrap_or_default() {
-        let Some(row) = reader.due.get((queue, due.0, position.0))?.filter(|_| known.insert(*position)) else { continue };
+        let Some(row) = reader.due.get((queue, due.0, position.0))?.filter(|_| known.insert(*position)) else {
+            continue;
+        };
         let parsed = Row::parse(row.value())?;
         if due.0 != HELD && parsed.attempts() == 0 && parsed.entry() == position.0 {
             selected.extend(sieve.select(Place::Due { due: due.0, position: position.0 }, row.value())?);

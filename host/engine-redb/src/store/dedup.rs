@@ -157,9 +157,7 @@ impl<T: Ticket> Live<T> {
             let (window, targets) = (seconds(identity), u32::try_from(identity.entries.len()).unwrap_or(u32::MAX));
             let known = match resolution {
                 Resolution::Known(known) => Some(*known),
-                Resolution::Same(earlier) => {
-                    self.stage.identities.get(&(window, identities[*earlier].hash)).copied()
-                }
+                Resolution::Same(earlier) => self.stage.identities.get(&(window, identities[*earlier].hash)).copied(),
                 Resolution::New => None,
             };
             if let Some(known) = known {

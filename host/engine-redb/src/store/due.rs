@@ -148,7 +148,8 @@ impl Queue {
             return false;
         }
         let line = self.line_at(self.rank(priority));
-        let in_line = self.lines[line].overdue.contains_key(&at) || self.lines.iter().any(|line| line.overdue.contains_key(&at));
+        let in_line =
+            self.lines[line].overdue.contains_key(&at) || self.lines.iter().any(|line| line.overdue.contains_key(&at));
         in_line || key.is_some_and(|key| self.keys.first_waiting(key, at.1) == Some(at.1))
     }
 }

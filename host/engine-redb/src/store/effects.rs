@@ -215,15 +215,10 @@ impl Effects {
         self.add_due(FreshDue { queue, due, position, row });
     }
 
-    /// A message that nobody held stays where it is; memory comes to it as it would have.
+    /// A message that nobody held stays where it is, in memory too.
     fn lose(&mut self, taken: &Taken, mut counted: RowBuffer, attempt: Vec<u8>) {
-        let (queue, place, whose) = (taken.queue, taken.place, Whose::of(counted.view()));
         self.count_attempt(&mut counted, Some(attempt));
-        match place {
-            Place::Due { due, position } if taken.waited => self.waiting.push((queue, (due, position), whose.accepted)),
-            _ => self.back.push(Back { queue, place, whose }),
-        }
-        self.put(queue, place, counted);
+        self.put(taken.queue, taken.place, counted);
     }
 
     fn stay(&mut self, taken: &Taken, mut counted: RowBuffer, attempt: Vec<u8>) {

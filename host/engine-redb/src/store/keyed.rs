@@ -81,12 +81,7 @@ impl<T: Ticket> Live<T> {
     }
 
     /// The message of a key with the least position from `from` on, of those that wait for it. It is not in memory any more.
-    fn first_of_key(
-        &mut self,
-        queue: u32,
-        hash: u64,
-        from: u64,
-    ) -> Result<Option<(Place, WindowEntry)>, Failure> {
+    fn first_of_key(&mut self, queue: u32, hash: u64, from: u64) -> Result<Option<(Place, WindowEntry)>, Failure> {
         let state = &self.queues[queue as usize];
         let waiting = state.keys.first_waiting(hash, from);
         if state.stored.parked > 0 {

@@ -117,7 +117,8 @@ impl Keys {
     pub(crate) fn mark_before(&mut self, hash: u64, position: u64) -> Vec<u64> {
         let Some(key) = self.by_hash.get_mut(&hash) else { return Vec::new() };
         let in_ready = |waiting: &Waiting| matches!(waiting.place, Place::Ready { .. });
-        let waiting = key.waiting.range(..position).filter(|(_, waiting)| in_ready(waiting)).map(|(position, _)| position);
+        let waiting =
+            key.waiting.range(..position).filter(|(_, waiting)| in_ready(waiting)).map(|(position, _)| position);
         let before = key.in_ready.range(..position).chain(waiting);
         let new: Vec<u64> = before.copied().filter(|position| !key.marked.contains(position)).collect();
         key.marked.extend(new.iter().copied());
@@ -245,7 +246,8 @@ impl Keys {
         }
         for (_, waiting) in &taken {
             self.forgotten(waiting);
-            self.parked_oldest = Some(self.parked_oldest.map_or(waiting.accepted, |oldest| oldest.min(waiting.accepted)));
+            self.parked_oldest =
+                Some(self.parked_oldest.map_or(waiting.accepted, |oldest| oldest.min(waiting.accepted)));
         }
         // The map has no order, and what follows must be the same every time.
         taken.sort_unstable_by_key(|(_, waiting)| waiting.place.position());

@@ -215,7 +215,18 @@ mod tests {
     fn lease(nonce: u64, ends: Option<u64>) -> Lease {
         let place = Place::Ready { rank: 5, position: 5 };
         let ends = ends.map(Monotonic);
-        Lease { queue: 1, place, nonce, attempt: 1, key: None, priority: 4, cost: 0, accepted: WallMs(0), since: WallMs(0), ends }
+        Lease {
+            queue: 1,
+            place,
+            nonce,
+            attempt: 1,
+            key: None,
+            priority: 4,
+            cost: 0,
+            accepted: WallMs(0),
+            since: WallMs(0),
+            ends,
+        }
     }
 
     #[test]

@@ -25,9 +25,7 @@ use crate::open::{Disk, OpenError};
 use crate::panics;
 use crate::records::{Counters, Global, NameRecord};
 use crate::row::Row;
-use crate::tables::{
-    COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, NAMES, NAMES_PAUSED_CONSUMER, NAMES_QUEUE, SCHEDULES,
-};
+use crate::tables::{COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, NAMES, NAMES_PAUSED_CONSUMER, NAMES_QUEUE, SCHEDULES};
 use crate::tuning::Tuning;
 
 /// By how much the wall clock may fall behind the monotonic one, as clocks that are set do, before it counts as a step back.

@@ -47,9 +47,25 @@ impl<T: Ticket> Live<T> {
                     Take::Die { death: Death { origin: queue, at: now.wall, reason }, grave, attempt: Some(attempt) }
                 }
             };
-            self.stage_changed(queue, vec![(place, whose, take)]);
+            if matches!(take, Take::Lose { .. }) {
+                // It stays in its place in line: others of its key may come before it.
+                self.note_lost(queue, place);
+                self.stage_free(queue, place, whose.entry, take);
+            } else {
+                self.stage_changed(queue, vec![(place, whose, take)]);
+            }
         }
         Ok(count)
+    }
+
+    /// What a window read ahead knows of it; everything else is read when it is leased.
+    fn note_lost(&mut self, queue: u32, place: Place) {
+        if let Place::Ready { rank, position } = place
+            && let Some(entry) = self.queues[queue as usize].line(rank).window.get_mut(position)
+        {
+            entry.attempts = entry.attempts.saturating_add(1);
+            entry.alone = true;
+        }
     }
 
     fn find_lost(&mut self, one: &Lost) -> Result<Option<(u32, Place, Whose, u32)>, Failure> {

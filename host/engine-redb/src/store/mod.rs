@@ -37,8 +37,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pelton_core::clock::{Monotonic, WallMs};
-use pelton_core::name::ConsumerName;
 use pelton_core::engine::{Definitions, EngineError, Health, QueueCounts, StoreId};
+use pelton_core::name::ConsumerName;
 
 use crate::command::{Command, Now, Reply, Request, Ticket};
 use crate::failure::Failure;
@@ -111,7 +111,17 @@ impl<T: Ticket> Store<T> {
         let mut random = fastrand::Rng::with_seed(seed);
         let (live, identity) = Live::open(&mut *disk, &tuning, &mut random)?;
         let state = State::Up(Box::new(live));
-        Ok(Self { tuning, disk, random, identity, definitions: None, state, tally: Tally::default(), space_at: Monotonic(0), was_full: false })
+        Ok(Self {
+            tuning,
+            disk,
+            random,
+            identity,
+            definitions: None,
+            state,
+            tally: Tally::default(),
+            space_at: Monotonic(0),
+            was_full: false,
+        })
     }
 
     /// Which store this is.
@@ -350,7 +360,11 @@ impl<T: Ticket> Store<T> {
         let reserved = if self.was_full { self.tuning.reserve_bytes.saturating_mul(2) } else { 0 };
         let is_full = is_full(space, live.stored_bytes(), live.free_bytes_min.max(reserved));
         if is_full != live.disk_full {
-            tracing::warn!(full = is_full, free_bytes = space.free, "Whether the disk has room for more messages changed.");
+            tracing::warn!(
+                full = is_full,
+                free_bytes = space.free,
+                "Whether the disk has room for more messages changed."
+            );
         }
         live.disk_full = is_full;
         if !is_full {

@@ -13,9 +13,7 @@ use super::window::WindowEntry;
 use crate::command::{Content, Ticket};
 use crate::failure::Failure;
 use crate::row::{BodyRef, Row};
-use crate::tables::{
-    BODIES, DEDUP, DUE, DedupKey, DedupValue, DueKey, PARKED, ParkedKey, READY, RETRYING, ReadyKey,
-};
+use crate::tables::{BODIES, DEDUP, DUE, DedupKey, DedupValue, DueKey, PARKED, ParkedKey, READY, RETRYING, ReadyKey};
 
 /// The tables that messages are read from, as of one moment.
 pub(crate) struct Reader {

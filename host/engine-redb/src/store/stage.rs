@@ -289,6 +289,7 @@ impl<T: Ticket> Live<T> {
                 // Backoff was counted by a clock that may have gone back since. The largest time means held, which only the dead are.
                 let latest = now.wall.plus(self.queues[lease.queue as usize].retry.backoff.max).0;
                 let due = if chosen { at } else { at.min(latest) };
+                self.mark_before(&lease);
                 self.stage_take(entry, &lease, Take::Wait { due: due.min(HELD - 1), chosen, attempt });
             }
             PreparedVerdict::Dead(reason) => self.stage_death(entry, &lease, reason, attempt, now),
@@ -339,12 +340,19 @@ impl<T: Ticket> Live<T> {
         let frees = lease.key.filter(|_| queue.keyed);
         let stays = matches!(take, Take::Stay { .. } | Take::Lose { .. });
         let marked = frees.is_some_and(|key| !stays && queue.keys.leave(key, lease.place.position()));
+        // Nobody else may come upon it where it lies, for as long as it does.
+        if let Place::Parked { position, .. } = lease.place {
+            queue.keys.gone.insert(position);
+        }
         let Lease { queue, place, .. } = *lease;
         self.stage.taken.push(Taken { queue, place, entry, frees, waited: false, marked, take });
     }
 
     /// Stages what becomes of a message that nobody holds and that memory has let go.
     pub(super) fn stage_free(&mut self, queue: u32, place: Place, entry: u64, take: Take) {
+        if let Place::Parked { position, .. } = place {
+            self.queues[queue as usize].keys.gone.insert(position);
+        }
         self.stage.taken.push(Taken { queue, place, entry, frees: None, waited: false, marked: false, take });
         self.touch(queue);
     }

@@ -82,6 +82,12 @@ impl Window {
         Some(entry)
     }
 
+    /// The message at this position, if it was read.
+    pub(crate) fn get_mut(&mut self, position: u64) -> Option<&mut WindowEntry> {
+        let at = self.entries.binary_search_by_key(&position, |entry| entry.position).ok()?;
+        self.entries.get_mut(at)
+    }
+
     /// Forgets the message at this position.
     pub(crate) fn forget(&mut self, position: u64) {
         if let Ok(at) = self.entries.binary_search_by_key(&position, |entry| entry.position)

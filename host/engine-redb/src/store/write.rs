@@ -71,8 +71,7 @@ impl<T: Ticket> Live<T> {
         self.reader = None;
         self.tally.messages += self.stage.messages();
         let habits = self.queues.iter().map(Habits::of).collect();
-        let mut effects =
-            Effects { attempts_kept: self.tuning.attempts_kept.max(1), habits, ..Effects::default() };
+        let mut effects = Effects { attempts_kept: self.tuning.attempts_kept.max(1), habits, ..Effects::default() };
         for fresh in std::mem::take(&mut self.stage.fresh) {
             effects.add_fresh(fresh);
         }
@@ -377,11 +376,7 @@ fn take_from_due(due: &mut DueTable<'_>, taken: &mut [Taken], effects: &mut Effe
     Ok(())
 }
 
-fn take_from_parked(
-    parked: &mut ParkedTable<'_>,
-    taken: &mut [Taken],
-    effects: &mut Effects,
-) -> Result<(), Failure> {
+fn take_from_parked(parked: &mut ParkedTable<'_>, taken: &mut [Taken], effects: &mut Effects) -> Result<(), Failure> {
     for taken in taken {
         let Place::Parked { key, position } = taken.place else { continue };
         let row = parked.remove((taken.queue, key, position))?;

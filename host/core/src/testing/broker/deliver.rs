@@ -76,7 +76,9 @@ async fn a_request_is_refused_whole() {
         publish("work.new", "3", &[b'x'; 1025]),
         publish("work.new", "4", b"{}"),
     ];
-    let Err(PublishError::Refused(refusals)) = rig.broker.publish(batch, PublishOptions::default()).await else { panic!("it is not refused") };
+    let Err(PublishError::Refused(refusals)) = rig.broker.publish(batch, PublishOptions::default()).await else {
+        panic!("it is not refused")
+    };
     let refusals: Vec<_> = refusals.iter().map(|refusal| (refusal.index, refusal.code)).collect();
     assert_eq!(refusals, [(1, RefusalCode::Unroutable), (2, RefusalCode::TooLarge)], "every one of them");
     rig.publish("work.new", &["5"]).await;

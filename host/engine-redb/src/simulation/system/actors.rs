@@ -93,10 +93,8 @@ async fn publish(world: &World, broker: &Broker, number: usize) {
             options.due = Some(now.wall.plus(Duration::from_millis(delay)));
         }
         let topic = Topic::new(request.topic).expect("a topic");
-        let publish = |id: &String| Publish {
-            topic: topic.clone(),
-            message: message(id, request.key.as_deref(), number),
-        };
+        let publish =
+            |id: &String| Publish { topic: topic.clone(), message: message(id, request.key.as_deref(), number) };
         let mut batch: Vec<Publish> = request.ids.iter().map(publish).collect();
         if request.topic.starts_with("d.") && twice {
             batch.push(batch[0].clone());
@@ -302,9 +300,11 @@ async fn redrive(world: &World, broker: &Broker) {
 async fn cancel(world: &World, broker: &Broker) {
     let chosen = {
         let mut state = world.state();
-        let handles: Vec<_> =
-            state.ledger.requests.iter_mut().flat_map(|request| request.handles.drain(..)).collect();
-        let chosen = state.random.choice(handles);
+        let numbers: Vec<usize> = (0..state.ledger.requests.len())
+            .filter(|number| !state.ledger.requests[*number].handles.is_empty())
+            .collect();
+        let number = state.random.choice(numbers);
+        let chosen = number.and_then(|number| state.ledger.requests[number].handles.pop());
         if let Some((id, handle)) = &chosen {
             state.ledger.cancelling(id, handle.targets() as u64);
         }

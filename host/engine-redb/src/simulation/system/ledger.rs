@@ -67,10 +67,9 @@ impl Ledger {
         self.cancelled.entry(id.to_owned()).or_insert(CancelledEntries { least: 0, most: of });
     }
 
-    /// The first cancellation of `id` took away so many of its entries; a later one finds what an unanswered one left.
+    /// The cancellation of `id` took away so many of its entries. Nobody asks twice.
     pub(super) fn cancelled(&mut self, id: &str, count: u64) {
-        let known = self.cancelled.entry(id.to_owned()).or_insert(CancelledEntries { least: 0, most: count });
-        known.least = known.least.max(count);
+        self.cancelled.insert(id.to_owned(), CancelledEntries { least: count, most: count });
     }
 
     /// Dead letters are about to be sent back to `queue`.
@@ -123,8 +122,10 @@ impl Ledger {
             }
         }
         if features.echo {
-            let silent =
-                looked.sink.values().find(|done| done.consumer == "worker" && !entries.contains_key(done.emit.as_str()));
+            let silent = looked
+                .sink
+                .values()
+                .find(|done| done.consumer == "worker" && !entries.contains_key(done.emit.as_str()));
             if let Some(done) = silent {
                 return Err(format!("the emits of one delivery are there in part: {done:?} has no echo"));
             }
@@ -219,7 +220,10 @@ fn check_key_order(ledger: &Ledger, looked: &Looked) -> Result<(), String> {
         if let Some((before, message)) = keys.get(item.message.as_str()).and_then(|key| last.get(key))
             && before > entry
         {
-            return Err(format!("{message} was handled, and {} of the same key, which came first, waits", item.message));
+            return Err(format!(
+                "{message} was handled, and {} of the same key, which came first, waits",
+                item.message
+            ));
         }
     }
     Ok(())

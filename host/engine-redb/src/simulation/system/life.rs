@@ -266,7 +266,10 @@ async fn drain(world: &Arc<World>, engine: &SimEngine, broker: &Broker) -> End {
         };
         let busy = |queue: &pelton_core::engine::QueueCounts| queue.ready + queue.leased + queue.scheduled > 0;
         let counts = engine.counts();
-        if counts.queues.iter().any(|queue| busy(queue) && consumed(queue.name.as_str()) && queue.name.as_str() != "work.dead")
+        if counts
+            .queues
+            .iter()
+            .any(|queue| busy(queue) && consumed(queue.name.as_str()) && queue.name.as_str() != "work.dead")
         {
             continue;
         }

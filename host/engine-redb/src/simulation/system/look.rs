@@ -86,8 +86,7 @@ impl Looked {
         let (Some(entry), Some(message), Some(consumer)) = (entry, parts.next(), parts.next()) else {
             return Err(format!("'{emit}' was emitted by a delivery that was not done: {text}"));
         };
-        let done =
-            Done { emit, message: message.to_owned(), consumer: consumer.to_owned(), position: stored.position };
+        let done = Done { emit, message: message.to_owned(), consumer: consumer.to_owned(), position: stored.position };
         match self.sink.insert(EntryId(entry), done) {
             Some(twin) => Err(format!("entry {entry} ({message}) was handled twice: {twin:?}")),
             None => Ok(()),

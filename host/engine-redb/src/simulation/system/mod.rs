@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use life::Machine;
 use world::World;
 
-const RUNS: u64 = 40;
+const RUNS: u64 = 15;
 /// Last processes that may end before everything is handled, since the start of each may lose its power.
 const LAST_TRIES: usize = 20;
 
@@ -109,7 +109,7 @@ fn every_message_is_accounted_for_whatever_fails() {
 
 #[test]
 fn the_same_seed_gives_the_same_answers() {
-    for seed in 0..4 {
+    for seed in 0..2 {
         assert_eq!(run(seed, false), run(seed, false), "seed {seed}");
     }
 }
