@@ -6,7 +6,7 @@ use pelton_core::clock::WallMs;
 use pelton_core::engine::EngineError;
 use pelton_core::engine::{Appended, Overflow, QueueId, RequestError};
 
-use super::model::{Doubt, Id, IdentityKey, Known, Place};
+use super::model::{Doubt, Entry, Id, IdentityKey, Known, Place};
 use super::plan::QUEUES;
 use super::world::{AskedAppend, AskedIdentity, World};
 use crate::tables::HELD;
@@ -96,7 +96,7 @@ impl World {
         Ok(())
     }
 
-    fn admit(&mut self, id: Id, entry: &super::model::Entry) {
+    fn admit(&mut self, id: Id, entry: &Entry) {
         let bounds = self.settings[entry.queue as usize].bounds;
         if entry.dead.is_none() && bounds.are_set() {
             self.turn.admitted.entry(entry.queue).or_default().insert(id);
@@ -179,8 +179,15 @@ impl World {
 
     fn check_full(&self, asked: &AskedAppend, queue: QueueId) -> Result<(), String> {
         let bounds = self.settings[queue.0 as usize].bounds;
-        let is_immovable = |(id, entry): &(Id, &super::model::Entry)| {
-            bounds.overflow == Overflow::Refuse || self.leases.contains_key(id) || entry.place == Place::Due(HELD)
+        // What the same batch found expired or in the way of its key is on its way already and can't be dropped.
+        let in_the_way = |id: &Id| self.settings[queue.0 as usize].keyed && self.facts[id].key.is_some();
+        let expired = |entry: &Entry| entry.expires.is_some_and(|expires| expires <= self.now.wall.0);
+        let is_immovable = |(id, entry): &(Id, &Entry)| {
+            bounds.overflow == Overflow::Refuse
+                || self.leases.contains_key(id)
+                || entry.place == Place::Due(HELD)
+                || expired(entry)
+                || in_the_way(id)
         };
         let there: Vec<u64> =
             self.model.of_queue(queue.0).filter(is_immovable).map(|(id, _)| self.facts[&id].cost).collect();

@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use world::World;
 
-const RUNS: u64 = 100;
+const RUNS: u64 = 120;
 const STEPS: usize = 150;
 
 /// What happened, and a number that stands for every answer.
@@ -62,7 +62,30 @@ fn what_was_answered_is_so_whatever_the_disk_does() {
         "settled twice",
         "bulk",
         "bulk by positions",
+        "bulk by filter",
+        "cancelled",
         "defined",
+        "paused",
+        "parked",
+        "marked head after a restart",
+        "key freed",
+        "retry blocks key after restart",
+        "expired on lease",
+        "expired by sweep",
+        "duplicate",
+        "duplicate within one batch",
+        "id reused",
+        "dropped oldest",
+        "overflow to dead letters",
+        "queue full refused",
+        "tick refused",
+        "live/behind switch",
+        "references to zero",
+        "promote",
+        "retime",
+        "lost",
+        "leased alone",
+        "clock stepped by hours",
     ];
     for what in reached {
         assert!(only.is_some() || seen.contains_key(what), "no run ever came to '{what}': {seen:?}");

@@ -9,7 +9,7 @@ use super::ask::attempt;
 use super::model::{Change, Entry, Id, NEW, Place, kind_of};
 use super::observe::Deed;
 use super::plan::{GRAVEYARD, QUEUES, Settings, definitions};
-use super::world::{Asked, Turn, World};
+use super::world::{Asked, World};
 use crate::command::{Command, Request};
 use crate::tables::HELD;
 
@@ -122,10 +122,10 @@ impl World {
         self.maybe_arm_faults();
         let mut after = None;
         for _ in 0..SEARCH_STEPS_MAX {
+            self.settle_down()?;
             let (change, skipped) = self.changes(&picked, discard, target);
             let job = job(queue, Select::Positions(positions.clone()), action.clone(), after);
             self.progress = None;
-            self.turn = Turn::default();
             self.alone(Asked::Listed { change, skipped }, Request::Bulk(job))?;
             // Without progress the disk failed, and all is as it was.
             let Some(progress) = self.progress.take() else { return Ok(()) };
@@ -168,18 +168,19 @@ impl World {
         self.maybe_arm_faults();
         let mut after: Option<Cursor> = None;
         for _ in 0..SEARCH_STEPS_MAX {
-            self.turn = Turn::default();
+            self.settle_down()?;
             for (id, place) in ids.iter().zip(&places) {
                 let unchanged = self.model.entries.contains_key(id) && self.place_of(*id).1 == place.1;
                 if let Some(change) = self.changed_by(*id, discard, target).filter(|_| unchanged) {
                     self.turn.alternatives.insert(*id, vec![(change, Deed::Changed)]);
                 }
             }
+            let recoveries = self.recoveries;
             self.progress = None;
             let max = self.random.usize(1..4);
             let job = Bulk { filter: filter.clone(), max, ..job(queue, Select::All, action.clone(), after) };
             self.alone(Asked::Filtered, Request::Bulk(job))?;
-            let Some(progress) = self.progress.take() else { return Ok(()) };
+            let Some(progress) = self.progress.take().filter(|_| recoveries == self.recoveries) else { return Ok(()) };
             if self.turn.changed != progress.changed {
                 return Err(format!("{progress:?}, and {} messages changed", self.turn.changed));
             }

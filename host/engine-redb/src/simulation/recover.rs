@@ -98,6 +98,7 @@ impl World {
 
     /// The store is open again: all leases have ended, and what nobody knew shows.
     pub(super) fn recovered(&mut self) -> Result<(), String> {
+        self.recoveries += 1;
         let now = self.now.wall.0;
         let has_come = |place: Place| matches!(place, Place::Due(due) if due <= now);
         self.ripe.extend(self.model.entries.iter().filter(|(_, entry)| has_come(entry.place)).map(|(id, _)| *id));

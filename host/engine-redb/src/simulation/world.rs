@@ -172,6 +172,8 @@ pub(super) struct World {
     pub(super) next_message: u64,
     pub(super) next_caller: u64,
     pub(super) trace: DefaultHasher,
+    /// How often the store was opened again.
+    pub(super) recoveries: u64,
     tells: bool,
     /// Whether queues change their order; see the head of `plan`.
     pub(super) order_changes: bool,
@@ -231,6 +233,7 @@ impl World {
             next_caller: 0,
             trace: DefaultHasher::new(),
             order_changes: std::env::var_os("PELTON_SIM_ORDER").is_some(),
+            recoveries: 0,
             tells: std::env::var_os("PELTON_SIM_TRACE").is_some(),
             seen: BTreeMap::new(),
         };
@@ -409,7 +412,8 @@ impl World {
             self.turn = Turn::default();
             self.apply(Vec::new())?;
             let now = self.now();
-            if self.store().next_deadline(now).is_none_or(|wait| !wait.is_zero()) {
+            let is_quiet = self.store().next_deadline(now).is_none_or(|wait| !wait.is_zero());
+            if is_quiet && self.give_back.is_empty() {
                 self.turn = Turn::default();
                 return Ok(());
             }

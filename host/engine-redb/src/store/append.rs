@@ -129,7 +129,9 @@ impl<T: Ticket> Live<T> {
     fn find_room(&mut self, queue: u32, load: Load, victims: &mut Vec<(u32, Victim)>) -> Result<bool, Failure> {
         while !self.queues[queue as usize].has_room_for(load) {
             let Some(victim) = self.next_victim(queue)? else { return Ok(false) };
-            self.queues[queue as usize].outgoing.add(victim.cost);
+            let state = &mut self.queues[queue as usize];
+            state.outgoing.add(victim.cost);
+            state.keys.gone.insert(victim.place.position());
             victims.push((queue, victim));
         }
         Ok(true)
@@ -146,8 +148,14 @@ impl<T: Ticket> Live<T> {
             Place::Parked { position, .. } => {
                 state.keys.gone.remove(&position);
             }
-            Place::Due { due, position } if waited => state.due.insert((due, position), whose.accepted, entries_max),
-            _ => self.put_back(queue, place, whose),
+            Place::Due { due, position } if waited => {
+                state.keys.gone.remove(&position);
+                state.due.insert((due, position), whose.accepted, entries_max);
+            }
+            _ => {
+                state.keys.gone.remove(&place.position());
+                self.put_back(queue, place, whose);
+            }
         }
     }
 

@@ -103,6 +103,7 @@ impl<T: Ticket> Live<T> {
             // The edge itself is loaded already, and what is leased or available comes back by itself.
             let row = Row::parse(value.value())?;
             let is_known = (due, position) == edge
+                || state.keys.gone.contains(&position)
                 || self.leases.holds(row.entry())
                 || state.is_overdue((due, position), row.key(), row.priority());
             state.due.edge = Some((due, position));

@@ -58,7 +58,7 @@ pub(crate) struct Keys {
     waiting_bytes: usize,
     /// When the oldest message that was parked, as long as any are, was accepted.
     pub(crate) parked_oldest: Option<WallMs>,
-    /// Positions in `parked` that the transaction being staged takes away.
+    /// Positions in `parked` and `due` that the transaction being staged takes away: whoever reads those must pass them over.
     pub(crate) gone: BTreeSet<u64>,
     /// Positions in `ready` that were marked when the store was opened.
     aside: BTreeSet<u64>,

@@ -341,7 +341,7 @@ impl<T: Ticket> Live<T> {
         let stays = matches!(take, Take::Stay { .. } | Take::Lose { .. });
         let marked = frees.is_some_and(|key| !stays && queue.keys.leave(key, lease.place.position()));
         // Nobody else may come upon it where it lies, for as long as it does.
-        if let Place::Parked { position, .. } = lease.place {
+        if let Place::Parked { position, .. } | Place::Due { position, .. } = lease.place {
             queue.keys.gone.insert(position);
         }
         let Lease { queue, place, .. } = *lease;
@@ -350,7 +350,7 @@ impl<T: Ticket> Live<T> {
 
     /// Stages what becomes of a message that nobody holds and that memory has let go.
     pub(super) fn stage_free(&mut self, queue: u32, place: Place, entry: u64, take: Take) {
-        if let Place::Parked { position, .. } = place {
+        if let Place::Parked { position, .. } | Place::Due { position, .. } = place {
             self.queues[queue as usize].keys.gone.insert(position);
         }
         self.stage.taken.push(Taken { queue, place, entry, frees: None, waited: false, marked: false, take });
