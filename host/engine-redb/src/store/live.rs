@@ -7,7 +7,7 @@ use std::time::Duration;
 use pelton_core::clock::{Monotonic, WallMs};
 use pelton_core::engine::{EngineError, QueueCounts, QueueId, RequestError};
 use pelton_core::name::{ConsumerName, NameError, QueueName, ScheduleName};
-use redb::{Builder, Database, ReadableDatabase, ReadableTable as _};
+use redb::{Builder, CompactionError, Database, ReadableDatabase, ReadableTable as _};
 
 use super::dedup::Generations;
 use super::leases::Leases;
@@ -181,6 +181,19 @@ impl<T: Ticket> Live<T> {
     }
 
     /// Bytes of all messages.
+    /// Gives what the file does not need back to the disk. Not while somebody looks at messages: another time, then.
+    pub(super) fn compact(&mut self) -> Result<(), Failed> {
+        self.reader = None;
+        match self.database.compact() {
+            Ok(compacted) => {
+                tracing::info!(compacted, "The data file was compacted, since the disk is full.");
+                Ok(())
+            }
+            Err(CompactionError::Storage(error)) => Err(error.into()),
+            Err(_) => Ok(()),
+        }
+    }
+
     pub(super) fn stored_bytes(&self) -> u64 {
         self.queues.iter().map(|queue| queue.stored.bytes).sum()
     }

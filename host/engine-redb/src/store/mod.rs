@@ -46,7 +46,7 @@ use crate::format::Identity;
 use crate::hash::Secret;
 use crate::open::{Disk, OpenError};
 use crate::panics;
-use crate::space::is_full;
+use crate::space::{is_full, is_worth_compacting};
 use crate::tuning::Tuning;
 use live::Live;
 
@@ -195,7 +195,7 @@ impl<T: Ticket> Store<T> {
     /// is validated and staged. Time is seen to as well: leases that ran out, messages that are due.
     pub fn accept(&mut self, commands: Vec<Command<T>>, now: Now, replies: &mut Vec<(T, Reply)>) {
         self.try_reopen(now);
-        self.look_at_space(now);
+        self.look_at_space(now, replies);
         if let State::Up(live) = &mut self.state {
             match live.advance(now) {
                 Ok(true) => self.commit(now, replies),
@@ -349,16 +349,23 @@ impl<T: Ticket> Store<T> {
     }
 
     /// Asks the disk for its room now and then: whether it takes more messages, and whether the reserve can be built again.
-    fn look_at_space(&mut self, now: Now) {
+    fn look_at_space(&mut self, now: Now, replies: &mut Replies<T>) {
         let State::Up(live) = &mut self.state else { return };
         if now.monotonic < self.space_at {
             return;
         }
         self.space_at = now.monotonic.plus(self.tuning.space_wait);
-        let Some(space) = self.disk.space() else { return };
+        let Some(mut space) = self.disk.space() else { return };
         // A disk that was full takes no more before there is room for the reserve as well.
         let reserved = if self.was_full { self.tuning.reserve_bytes.saturating_mul(2) } else { 0 };
-        let is_full = is_full(space, live.stored_bytes(), live.free_bytes_min.max(reserved));
+        let (live_bytes, floor) = (live.stored_bytes(), live.free_bytes_min.max(reserved));
+        if is_worth_compacting(space, live_bytes, floor) {
+            if let Err(failed) = live.compact() {
+                return self.fail(failed, now, replies);
+            }
+            space = self.disk.space().unwrap_or(space);
+        }
+        let is_full = is_full(space, live_bytes, floor, self.was_full);
         if is_full != live.disk_full {
             tracing::warn!(
                 full = is_full,
@@ -367,6 +374,10 @@ impl<T: Ticket> Store<T> {
             );
         }
         live.disk_full = is_full;
+        // Settling needs room too, and is better given it before a commit fails.
+        if is_full && space.free < self.tuning.reserve_bytes / 4 {
+            self.disk.release_reserve();
+        }
         if !is_full {
             self.was_full = false;
             self.disk.keep_reserve();
