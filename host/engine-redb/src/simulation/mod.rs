@@ -1,7 +1,7 @@
 //! Seeded simulation of the store on a disk that loses, tears and refuses: everything that was answered must be so.
 //!
 //! A failure prints its seed; `PELTON_SIM_SEED=N cargo test -p pelton-engine-redb simulation` runs that one alone, and
-//! `PELTON_SIM_RUNS=N` runs more of them.
+//! `PELTON_SIM_RUNS=N` runs more of them. With `PELTON_SIM_TRACE` set it tells every request, answer and change.
 
 mod admit;
 mod ask;
@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use world::World;
 
-const RUNS: u64 = 120;
+const RUNS: u64 = 90;
 const STEPS: usize = 150;
 
 /// What happened, and a number that stands for every answer.
