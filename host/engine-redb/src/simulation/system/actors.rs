@@ -22,7 +22,7 @@ async fn pause(world: &World, most_ms: u64) {
 /// Publishes for ever.
 pub(super) async fn produce(world: Arc<World>, broker: Broker) {
     loop {
-        pause(&world, 120).await;
+        pause(&world, 200).await;
         let again = repeatable(&world);
         let number = match again {
             Some(number) if world.chance(0.3) => number,
@@ -233,7 +233,7 @@ async fn settle(world: &World, broker: &Broker, leased: Vec<Leased>) {
 /// Changes what runs, for ever.
 pub(super) async fn operate(world: Arc<World>, broker: Broker) {
     loop {
-        pause(&world, 1500).await;
+        pause(&world, 1000).await;
         let Features { reloads, pauses, redrives, cancels, clock_steps, .. } = world.features;
         match world.below(8) {
             0 if reloads => reload(&world, &broker).await,
@@ -321,7 +321,7 @@ async fn cancel(world: &World, broker: &Broker) {
 /// Breaks the disk now and then, for ever; the power too.
 pub(super) async fn break_disk(world: Arc<World>) {
     loop {
-        pause(&world, 8000).await;
+        pause(&world, 3000).await;
         let mut state = world.state();
         let random = &mut state.random;
         let faults = match random.usize(..6) {

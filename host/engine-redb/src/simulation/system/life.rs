@@ -24,7 +24,7 @@ const START_TRIES: u32 = 20;
 /// In so much time everything must have been handled once nothing fails any more.
 const DRAIN_SECONDS: u64 = 1800;
 /// Producers at once.
-const PRODUCERS: usize = 3;
+const PRODUCERS: usize = 2;
 
 /// The record of running deliveries, which outlives a killed process but not the power.
 type Memory = Arc<[AtomicU64]>;
@@ -107,8 +107,8 @@ impl Machine {
     /// Opens the store, on a disk that may fail or lose its power meanwhile.
     fn open(&mut self, world: &Arc<World>) -> Result<SimEngine, String> {
         for _ in 0..START_TRIES {
-            if world.chance(0.1) {
-                let crash_in = Some(world.below(60));
+            if world.chance(0.25) {
+                let crash_in = Some(world.below(25));
                 world.disk.set_faults(Faults { crash_in, ..Faults::default() });
             }
             match SimEngine::open(world) {
@@ -176,7 +176,7 @@ async fn run(world: &Arc<World>, engine: &SimEngine, record: InFlight, last: boo
     if world.features.disk_faults {
         tokio::spawn(actors::break_disk(world.clone()));
     }
-    let lasts = Duration::from_millis(500 + world.below(15_000));
+    let lasts = Duration::from_millis(300 + world.below(8000));
     tokio::time::sleep(lasts).await;
     match world.below(3) {
         0 => {
