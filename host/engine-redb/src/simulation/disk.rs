@@ -182,6 +182,13 @@ impl SimDisk {
         self.media().off = true;
     }
 
+    /// A new process on the same machine: all faults are over, and nothing is lost.
+    pub(super) fn revive(&self) {
+        let mut media = self.media();
+        media.off = false;
+        media.faults = Faults::default();
+    }
+
     /// What survived is there again; all faults are over.
     pub(super) fn restore_power(&self) {
         let mut media = self.media();

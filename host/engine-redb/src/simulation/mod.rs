@@ -14,6 +14,7 @@ mod operate;
 mod plan;
 mod recover;
 mod shell;
+mod system;
 mod world;
 
 use std::collections::BTreeMap;

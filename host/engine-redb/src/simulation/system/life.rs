@@ -33,6 +33,8 @@ type Memory = Arc<[AtomicU64]>;
 pub(super) struct Machine {
     memory: Memory,
     boot: u64,
+    /// There is a file: it is made under another name and renamed when it is whole, so that nothing fails before.
+    made: bool,
 }
 
 /// How a process ended.
@@ -50,7 +52,7 @@ enum End {
 impl Machine {
     pub(super) fn new(world: &World) -> Self {
         let words = InFlight::words(world.features.slots);
-        Self { memory: (0..words).map(|_| AtomicU64::new(0)).collect(), boot: 1 }
+        Self { memory: (0..words).map(|_| AtomicU64::new(0)).collect(), boot: 1, made: false }
     }
 
     /// Runs one process; the last one goes on until everything was handled. Whether it came to that.
@@ -107,12 +109,15 @@ impl Machine {
     /// Opens the store, on a disk that may fail or lose its power meanwhile.
     fn open(&mut self, world: &Arc<World>) -> Result<SimEngine, String> {
         for _ in 0..START_TRIES {
-            if world.chance(0.25) {
+            if self.made && world.chance(0.25) {
                 let crash_in = Some(world.below(25));
                 world.disk.set_faults(Faults { crash_in, ..Faults::default() });
             }
             match SimEngine::open(world) {
-                Ok(engine) => return Ok(engine),
+                Ok(engine) => {
+                    self.made = true;
+                    return Ok(engine);
+                }
                 Err(_) if world.disk.is_off() => {
                     world.count("power cut at start");
                     self.boot += 1;
