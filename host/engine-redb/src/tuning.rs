@@ -35,6 +35,8 @@ pub struct Tuning {
     pub inline_bytes_shared: usize,
     /// A larger body is cut into pieces of this size, a little below a power of two as redb's pages are.
     pub chunk_bytes: usize,
+    /// How long so many messages wait in memory for their keys that they fill half a window, before they are parked on disk.
+    pub park_after: Duration,
     /// Messages that one lease request may find expired or in the way and have staged, before it is answered.
     pub stage_on_lease: usize,
     /// Rows looked at in one step of collecting what expired.
@@ -103,6 +105,7 @@ impl Default for Tuning {
             inline_bytes: 16 << 10,
             inline_bytes_shared: 1 << 10,
             chunk_bytes: (64 << 10) - 512,
+            park_after: Duration::from_millis(10),
             stage_on_lease: 1000,
             sweep_rows: 1000,
             sweep_step_wait: Duration::from_millis(20),
@@ -130,8 +133,27 @@ impl Default for Tuning {
 }
 
 impl Tuning {
+    /// How much may wait for keys in memory.
+    pub(crate) fn crowd(&self) -> Crowd {
+        Crowd { entries: self.window_entries / 2, bytes: self.window_bytes / 2 }
+    }
+
     /// The most bytes of one queue's window when there are `queues` of them.
     pub(crate) fn window_bytes_of(&self, queues: usize) -> usize {
         (self.windows_bytes / queues.max(1)).clamp(self.window_bytes / 16, self.window_bytes)
+    }
+}
+
+/// Messages and bytes from which on something is too much.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Crowd {
+    pub(crate) entries: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Crowd {
+    /// Whether so much is too much.
+    pub(crate) fn is_reached(self, entries: usize, bytes: usize) -> bool {
+        entries >= self.entries.max(1) || bytes >= self.bytes.max(1)
     }
 }

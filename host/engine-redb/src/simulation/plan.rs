@@ -139,6 +139,7 @@ pub(super) fn small_tuning(random: &mut fastrand::Rng) -> Tuning {
         inline_bytes: 24,
         inline_bytes_shared: 8,
         chunk_bytes: random.usize(16..64),
+        park_after: Duration::from_millis(random.u64(0..30)),
         stage_on_lease: random.usize(0..4),
         sweep_rows: random.usize(1..6),
         sweep_wait: Duration::from_millis(random.u64(1..2000)),

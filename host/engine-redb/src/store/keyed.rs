@@ -4,10 +4,14 @@
 //! one, and the key is busy until that is settled.
 
 use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
+use std::time::Duration;
+
+use pelton_core::clock::Monotonic;
 
 use super::bulk::find;
 use super::keys::Waiting;
-use super::leases::Place;
+use super::leases::{NumberHasher, Place};
 use super::live::Live;
 use super::reader::missing;
 use super::stage::Take;
@@ -22,15 +26,16 @@ use crate::tables::IN_READY;
 pub(super) struct Chain {
     /// Whether it may have more than one message of a key.
     allowed: bool,
+    now: Monotonic,
     /// Keys that were free and had nothing waiting: what follows of them in the window may follow in the lease too.
-    fresh: HashSet<u64>,
+    fresh: HashSet<u64, BuildHasherDefault<NumberHasher>>,
     /// The key that was served last from what waits, and behind which position to go on with it.
     current: Option<(u64, u64)>,
 }
 
 impl Chain {
-    pub(super) fn new(allowed: bool) -> Self {
-        Self { allowed, fresh: HashSet::new(), current: None }
+    pub(super) fn new(allowed: bool, now: Monotonic) -> Self {
+        Self { allowed, now, fresh: HashSet::default(), current: None }
     }
 }
 
@@ -60,6 +65,10 @@ impl<T: Ticket> Live<T> {
                 self.queues[queue as usize].keys.retire(hash);
                 continue;
             }
+            let crowd = self.tuning.crowd();
+            if self.queues[queue as usize].keys.is_crowded(crowd, chain.now) {
+                return Ok(None);
+            }
             let Some((place, entry)) = self.next_in_lines(queue)? else { return Ok(None) };
             let Some(hash) = entry.key else { return Ok(Some((place, entry))) };
             let keys = &mut self.queues[queue as usize].keys;
@@ -72,11 +81,6 @@ impl<T: Ticket> Live<T> {
             }
             let (id, accepted) = (entry.entry, entry.accepted);
             keys.wait(hash, Waiting { place, id, accepted, entry: Some(entry) });
-            if keys.is_crowded(self.tuning.window_entries / 2, self.tuning.window_bytes / 2) {
-                self.park(queue);
-                // The commit makes room; whoever waits is served then.
-                return Ok(None);
-            }
         }
     }
 
@@ -156,6 +160,22 @@ impl<T: Ticket> Live<T> {
         }
         state.keys.loaded = true;
         Ok(())
+    }
+
+    /// Parks what has waited in memory for long, where there is more behind it. What waits for fast handlers is served from memory.
+    pub(super) fn park_crowds(&mut self, now: Monotonic) {
+        for queue in 0..self.queue_count() {
+            if self.parking_in(queue, now) == Some(Duration::ZERO) {
+                self.park(queue);
+            }
+        }
+    }
+
+    /// In how long what waits for its key is to be parked.
+    pub(super) fn parking_in(&self, queue: u32, now: Monotonic) -> Option<Duration> {
+        let state = &self.queues[queue as usize];
+        let since = state.keys.crowded_since(self.tuning.crowd()).filter(|_| state.has_more_in_lines())?;
+        Some(since.plus(self.tuning.park_after).since(now))
     }
 
     /// Stages what waits for its key in memory to wait on disk. Those of the key that are leased and stay in `ready` come before them,

@@ -10,10 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 
-use pelton_core::clock::WallMs;
+use pelton_core::clock::{Monotonic, WallMs};
 
 use super::leases::{NumberHasher, Place};
 use super::window::WindowEntry;
+use crate::tuning::Crowd;
 
 /// A message that waits for its key.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub(crate) struct Keys {
     /// The messages that wait in memory, by when they were accepted, with their keys.
     ages: BTreeMap<(WallMs, u64), u64>,
     waiting_bytes: usize,
+    /// Since when so many wait that they should be parked.
+    crowded: Option<Monotonic>,
     /// When the oldest message that was parked, as long as any are, was accepted.
     pub(crate) parked_oldest: Option<WallMs>,
     /// Positions in `parked` and `due` that the transaction being staged takes away: whoever reads those must pass them over.
@@ -83,9 +86,16 @@ impl Keys {
         !self.eligible.is_empty() || self.scan.is_some()
     }
 
-    /// Whether so much waits in memory that it should be parked.
-    pub(crate) fn is_crowded(&self, entries_max: usize, bytes_max: usize) -> bool {
-        self.ages.len() >= entries_max.max(1) || self.waiting_bytes >= bytes_max.max(1)
+    /// Whether so much waits in memory that nobody else should come to it. Who waits is parked if that lasts.
+    pub(crate) fn is_crowded(&mut self, crowd: Crowd, now: Monotonic) -> bool {
+        let crowded = crowd.is_reached(self.ages.len(), self.waiting_bytes);
+        self.crowded = if crowded { self.crowded.or(Some(now)) } else { self.crowded_since(crowd) };
+        crowded
+    }
+
+    /// Since when those who wait should be parked. Half a crowd still counts, so that a slow key does not end it by a message now and then.
+    pub(crate) fn crowded_since(&self, crowd: Crowd) -> Option<Monotonic> {
+        self.crowded.filter(|_| crowd.is_reached(self.ages.len() * 2, self.waiting_bytes * 2))
     }
 
     /// A message of the key is leased.
@@ -236,6 +246,7 @@ impl Keys {
 
     /// Takes all messages that wait in memory and lie in `ready`, for parking: each with its key.
     pub(crate) fn take_parkable(&mut self) -> Vec<(u64, Waiting)> {
+        self.crowded = None;
         let mut taken = Vec::new();
         for (hash, key) in &mut self.by_hash {
             let parkable = |_: &u64, waiting: &mut Waiting| matches!(waiting.place, Place::Ready { .. });

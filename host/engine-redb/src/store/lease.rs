@@ -90,7 +90,7 @@ impl<T: Ticket> Live<T> {
         let max = max.min(self.tuning.lease_entries).max(1);
         let mut grants = Vec::new();
         let mut bytes = 0;
-        let mut chain = Chain::new(ttl.is_none());
+        let mut chain = Chain::new(ttl.is_none(), now.monotonic);
         let staged_before = self.stage.taken.len();
         while grants.len() < max && (grants.is_empty() || bytes < self.tuning.lease_bytes) {
             // What is found to be expired or in the way is staged, and that has to end too: the commit goes on with it.

@@ -180,7 +180,6 @@ impl<T: Ticket> Live<T> {
         Ok(())
     }
 
-    /// Bytes of all messages.
     /// Gives what the file does not need back to the disk. Not while somebody looks at messages: another time, then.
     pub(super) fn compact(&mut self) -> Result<(), Failed> {
         self.reader = None;
@@ -194,6 +193,7 @@ impl<T: Ticket> Live<T> {
         }
     }
 
+    /// Bytes of all messages.
     pub(super) fn stored_bytes(&self) -> u64 {
         self.queues.iter().map(|queue| queue.stored.bytes).sum()
     }
@@ -281,6 +281,7 @@ impl<T: Ticket> Live<T> {
         // In this order: what is staged by the second must not be loaded again by the first.
         self.ripen_due(now)?;
         self.expire_leases(now);
+        self.park_crowds(now.monotonic);
         Ok(false)
     }
 
@@ -313,7 +314,8 @@ impl<T: Ticket> Live<T> {
         let sweep = self.has_expiring().then_some(self.sweep.at);
         let monotonic = [self.waiting.next_end(), lease, self.tidy_at, sweep].into_iter().flatten().min();
         let due = self.next_due().map(|due| due.since(now.wall));
-        monotonic.map(|at| at.since(now.monotonic)).into_iter().chain(due).min()
+        let parking = (0..self.queue_count()).filter_map(|queue| self.parking_in(queue, now.monotonic)).min();
+        monotonic.map(|at| at.since(now.monotonic)).into_iter().chain(due).chain(parking).min()
     }
 
     pub(super) fn take_paused(&mut self) -> Option<Vec<ConsumerName>> {

@@ -200,9 +200,12 @@ impl Queue {
 
     /// Messages that a lease request could get right now, as far as memory knows.
     pub(crate) fn has_available(&self) -> bool {
-        !self.record.paused
-            && !self.is_changing_order()
-            && (self.lines.iter().any(Line::has_available) || self.keys.has_eligible())
+        !self.record.paused && !self.is_changing_order() && (self.has_more_in_lines() || self.keys.has_eligible())
+    }
+
+    /// Whether there may be messages that nobody has looked at yet.
+    pub(crate) fn has_more_in_lines(&self) -> bool {
+        self.lines.iter().any(Line::has_available)
     }
 
     /// Whether it would be within its bounds with so much more than is stored or on its way.

@@ -65,6 +65,7 @@ fn small_tuning(random: &mut fastrand::Rng) -> Tuning {
         inline_bytes: 24,
         inline_bytes_shared: 8,
         chunk_bytes: random.usize(16..64),
+        park_after: ms(random.u64(0..30)),
         stage_on_lease: random.usize(1..8),
         sweep_rows: random.usize(1..8),
         sweep_wait: ms(random.u64(20..2000)),
