@@ -181,7 +181,7 @@ async fn run(world: &Arc<World>, engine: &SimEngine, record: InFlight, last: boo
     if world.features.disk_faults {
         tokio::spawn(actors::break_disk(world.clone()));
     }
-    let lasts = Duration::from_millis(300 + world.below(8000));
+    let lasts = Duration::from_millis(300 + world.below(4000));
     tokio::time::sleep(lasts).await;
     match world.below(3) {
         0 => {

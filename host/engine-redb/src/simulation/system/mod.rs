@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use life::Machine;
 use world::World;
 
-const RUNS: u64 = 30;
+const RUNS: u64 = 120;
 /// Last processes that may end before everything is handled, since the start of each may lose its power.
 const LAST_TRIES: usize = 20;
 
