@@ -114,7 +114,11 @@ impl<T: Ticket> Live<T> {
     /// The next message that may be leased.
     fn next_available(&mut self, queue: u32, chain: &mut Chain) -> Result<Option<(Place, WindowEntry)>, Failure> {
         let state = &self.queues[queue as usize];
-        if state.record.paused || state.is_changing_order() || self.leases.len() >= self.tuning.leases.max(1) {
+        if state.record.paused || state.is_changing_order() {
+            return Ok(None);
+        }
+        if self.leases.len() >= self.tuning.leases.max(1) {
+            self.turned_away.mark(queue);
             return Ok(None);
         }
         if state.keyed {
@@ -237,6 +241,10 @@ impl<T: Ticket> Live<T> {
         state.held_bytes = state.held_bytes.saturating_sub(lease.cost);
         state.leased_due -= u64::from(matches!(lease.place, Place::Due { .. }));
         self.touch(lease.queue);
+        // There is room for a lease again, whichever queue wanted one.
+        for queue in self.turned_away.drain() {
+            self.changed.mark(queue);
+        }
     }
 
     /// Stages what becomes of messages whose lease ran out: the attempt counts, and they are available again at once, or

@@ -48,6 +48,8 @@ pub(crate) struct Live<T> {
     pub(super) tally: Tally,
     /// Queues to look at again: something may have become available.
     pub(super) changed: Marks,
+    /// Queues of which nothing was leased because there are too many leases in all.
+    pub(super) turned_away: Marks,
     /// Queues whose figures are to be published.
     pub(super) uncounted: Marks,
     /// When to record the allocator state, if nothing else happens.
@@ -138,6 +140,7 @@ impl<T: Ticket> Live<T> {
             reader: None,
             tally: Tally::default(),
             changed: Marks::default(),
+            turned_away: Marks::default(),
             uncounted: Marks::default(),
             tidy_at: None,
             ticks,
