@@ -28,6 +28,7 @@ impl World {
                 self.count("queue full refused");
                 self.check_full(&asked, queue)?;
             }
+            Err(RequestError::DiskFull) if self.features.small_disk => self.count("disk full refused"),
             Err(RequestError::IdReused(at)) => {
                 self.count("id reused");
                 self.check_reused(&asked, at)?;

@@ -32,10 +32,17 @@ pub(super) struct NewMessage {
 }
 
 impl World {
+    /// Somebody who asks, and leaves before the answer at times.
     pub(super) fn caller(&mut self, asked: Asked) -> Caller {
+        let listens = self.random.f64() < 0.95;
+        Caller { listens, ..self.listener(asked) }
+    }
+
+    /// Somebody who asks and waits for the answer.
+    pub(super) fn listener(&mut self, asked: Asked) -> Caller {
         self.next_caller += 1;
         self.asked.insert(self.next_caller, asked);
-        Caller { number: self.next_caller, listens: self.random.f64() < 0.95 }
+        Caller { number: self.next_caller, listens: true }
     }
 
     pub(super) fn queue(&mut self) -> u32 {

@@ -79,14 +79,14 @@ impl World {
                 Ok(())
             }
             (Asked::Pause(queue, paused), Reply::Paused(result)) => {
-                self.paused[queue as usize] = match result {
-                    Ok(()) => Some(paused),
-                    Err(RequestError::Engine(EngineError::Unavailable)) => self.paused[queue as usize],
-                    Err(RequestError::Engine(EngineError::Unknown)) => None,
-                    Err(error) => return Err(format!("pausing gave {error:?}")),
-                };
+                self.paused[queue as usize] = paused_now(self.paused[queue as usize], paused, result)?;
                 Ok(())
             }
+            (Asked::PauseConsumer(paused), Reply::Paused(result)) => {
+                self.consumer_paused = paused_now(self.consumer_paused, paused, result)?;
+                Ok(())
+            }
+            (Asked::Held(expected), Reply::Held(held)) if expected == held => Ok(()),
             (Asked::Lost(change), Reply::Lost(result)) => match result {
                 Ok(count) if count == change.len() as u64 => {
                     self.apply_change(change);
@@ -235,6 +235,12 @@ impl World {
 
     pub(super) fn check_counts(&mut self) -> Result<(), String> {
         let is_staged = self.store().has_staged();
+        if self.consumer_paused.is_some_and(|paused| paused != self.consumer_told) {
+            return Err(format!(
+                "the consumer is paused: {:?}, and told to be: {}",
+                self.consumer_paused, self.consumer_told
+            ));
+        }
         for queue in 0..QUEUES.len() as u32 {
             let in_queue = || self.model.of_queue(queue);
             let leased = in_queue().filter(|(id, _)| self.leases.contains_key(id)).count() as u64;
@@ -259,5 +265,15 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether something is paused after a request about it; none: nobody knows.
+fn paused_now(before: Option<bool>, asked: bool, result: Result<(), RequestError>) -> Result<Option<bool>, String> {
+    match result {
+        Ok(()) => Ok(Some(asked)),
+        Err(RequestError::Engine(EngineError::Unavailable)) => Ok(before),
+        Err(RequestError::Engine(EngineError::Unknown)) => Ok(None),
+        Err(error) => Err(format!("pausing gave {error:?}")),
     }
 }

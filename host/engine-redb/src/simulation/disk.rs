@@ -1,6 +1,6 @@
 //! A disk in memory that loses what was not synced, tears it at sectors of 512 bytes, and fails when told to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use redb::{Builder, Database, DatabaseError, StorageBackend};
 
 use crate::open::Disk;
+use crate::space::Space;
 
 const SECTOR_BYTES: usize = 512;
+/// What the disk gives room in. What was never written to takes none.
+const BLOCK_BYTES: u64 = 4096;
 
 /// What a disk is told to do wrong, after so many more calls of its kind.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Faults {
-    /// Power fails at this call of any kind that changes something.
+    /// Power fails at this call, of any kind.
     pub(super) crash_in: Option<u64>,
     /// A sync fails; what of it landed is random.
     pub(super) sync_in: Option<u64>,
@@ -28,16 +31,32 @@ pub(super) struct Faults {
     pub(super) panic_in: Option<u64>,
 }
 
+/// How much room there is on a disk that others use too.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// Blocks that the data file and the reserve may have together.
+    blocks: u64,
+    /// Blocks of a whole reserve.
+    reserve: u64,
+    /// The reserve is there.
+    reserved: bool,
+}
+
 #[derive(Debug)]
 struct Media {
     /// What would be there after power loss.
     durable: Vec<u8>,
     /// What the process sees.
     current: Vec<u8>,
-    dirty: BTreeSet<usize>,
+    /// What was written to each sector since the last sync, in order: any of these may be there after power loss.
+    dirty: BTreeMap<usize, Vec<Vec<u8>>>,
     /// Every length that the file has had since the last sync; a change of length happens wholly or not at all.
     lengths: Vec<usize>,
     faults: Faults,
+    /// Blocks that were written to.
+    blocks: BTreeSet<u64>,
+    /// None: there is room without end.
+    room: Option<Room>,
     /// Power is gone; nothing works until it is back.
     off: bool,
     /// Syncs are ignored: what the simulation must notice.
@@ -70,31 +89,32 @@ impl Media {
         &bytes[start..(start + SECTOR_BYTES).min(bytes.len())]
     }
 
-    /// Makes one sector durable as it is now.
-    fn persist(&mut self, sector: usize) {
+    /// Makes one sector durable as it was at some moment.
+    fn persist(&mut self, sector: usize, bytes: &[u8]) {
         let start = sector * SECTOR_BYTES;
-        let end = (start + SECTOR_BYTES).min(self.current.len());
-        if start >= end {
-            return;
-        }
+        let end = start + bytes.len();
         if self.durable.len() < end {
             self.durable.resize(end, 0);
         }
-        self.durable[start..end].copy_from_slice(&self.current[start..end]);
+        self.durable[start..end].copy_from_slice(bytes);
     }
 
     fn touch(&mut self, start: usize, end: usize) {
-        self.dirty.extend(start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES));
+        for sector in start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+            let bytes = Self::sector(&self.current, sector).to_vec();
+            self.dirty.entry(sector).or_default().push(bytes);
+        }
     }
 
-    /// Any subset of what was not synced survives, and any of the lengths.
+    /// Of what was not synced any subset survives, each sector as it was after any of the writes to it, and any of the lengths.
     fn lose_unsynced(&mut self) {
         let length = self.durable.len();
-        let dirty = std::mem::take(&mut self.dirty);
         let keep = [0.0, 0.5, 0.9, 1.0][self.random.usize(..4)];
-        for sector in dirty {
+        for (sector, versions) in std::mem::take(&mut self.dirty) {
             if self.random.f64() < keep {
-                self.persist(sector);
+                // Mostly the last, since most of them were written once.
+                let version = if self.random.bool() { versions.len() - 1 } else { self.random.usize(..versions.len()) };
+                self.persist(sector, &versions[version]);
             }
         }
         let mut lengths = std::mem::take(&mut self.lengths);
@@ -107,6 +127,24 @@ impl Media {
         let full = self.faults.full_for > 0;
         self.faults.full_for = self.faults.full_for.saturating_sub(1);
         if full || strikes(&mut self.faults.write_in) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    /// Takes the blocks of a write, if there is room for them.
+    fn take_room(&mut self, start: u64, end: u64) -> io::Result<()> {
+        let wanted = start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
+        let new = wanted.clone().filter(|block| !self.blocks.contains(block)).count() as u64;
+        if new > 0 && self.free_blocks().is_some_and(|free| new > free) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.blocks.extend(wanted);
+        Ok(())
+    }
+
+    /// Blocks that the disk has to give; none where there is room without end.
+    fn free_blocks(&self) -> Option<u64> {
+        let room = self.room?;
+        let reserve = if room.reserved { room.reserve } else { 0 };
+        Some(room.blocks.saturating_sub(self.blocks.len() as u64 + reserve))
     }
 
     fn check_power(&mut self) -> io::Result<()> {
@@ -129,8 +167,13 @@ impl Media {
         }
         self.durable.resize(self.current.len(), 0);
         self.lengths.clear();
-        for sector in std::mem::take(&mut self.dirty) {
-            self.persist(sector);
+        for sector in std::mem::take(&mut self.dirty).into_keys() {
+            let start = sector * SECTOR_BYTES;
+            let end = (start + SECTOR_BYTES).min(self.current.len());
+            // What lay behind a file that was cut is gone.
+            if start < end {
+                self.durable[start..end].copy_from_slice(&self.current[start..end]);
+            }
         }
         Ok(())
     }
@@ -141,9 +184,11 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(Media {
             durable: Vec::new(),
             current: Vec::new(),
-            dirty: BTreeSet::new(),
+            dirty: BTreeMap::new(),
             lengths: Vec::new(),
             faults: Faults::default(),
+            blocks: BTreeSet::new(),
+            room: None,
             off: false,
             lies: false,
             random,
@@ -165,6 +210,15 @@ impl SimDisk {
 
     pub(super) fn set_lies(&self, lies: bool) {
         self.media().lies = lies;
+    }
+
+    /// Leaves so many bytes free beside the data file and a reserve of `reserve_bytes`, which is there if it was; none: room without end.
+    pub(super) fn set_room(&self, free_bytes: Option<u64>, reserve_bytes: u64) {
+        let mut media = self.media();
+        let reserve = reserve_bytes / BLOCK_BYTES;
+        let reserved = media.room.is_none_or(|room| room.reserved);
+        let used = media.blocks.len() as u64 + if reserved { reserve } else { 0 };
+        media.room = free_bytes.map(|free| Room { blocks: used + free / BLOCK_BYTES, reserve, reserved });
     }
 
     /// Whether the power is off.
@@ -205,7 +259,8 @@ impl StorageBackend for SimDisk {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut media = self.media();
-        if media.off || strikes(&mut media.faults.read_in) {
+        media.check_power()?;
+        if strikes(&mut media.faults.read_in) {
             return Err(io::Error::other("the read failed"));
         }
         let start = usize::try_from(offset).map_err(io::Error::other)?;
@@ -221,6 +276,7 @@ impl StorageBackend for SimDisk {
         let (old, new) = (media.current.len(), usize::try_from(len).map_err(io::Error::other)?);
         media.current.resize(new, 0);
         media.lengths.push(new);
+        media.blocks.retain(|block| block * BLOCK_BYTES < len);
         if new > old {
             // What a shorter file lost is zero when it grows back.
             media.touch(old, new);
@@ -240,6 +296,7 @@ impl StorageBackend for SimDisk {
             panic!("this page is not a page");
         }
         media.check_space()?;
+        media.take_room(offset, offset + data.len() as u64)?;
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let end = start + data.len();
         media.current.get_mut(start..end).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
@@ -259,6 +316,24 @@ impl Disk for SimDisk {
 
     fn path(&self) -> &Path {
         Path::new("simulated")
+    }
+
+    fn space(&self) -> Option<Space> {
+        let media = self.media();
+        let file = media.blocks.len() as u64 * BLOCK_BYTES;
+        media.free_blocks().map(|free| Space { free: free * BLOCK_BYTES, file })
+    }
+
+    fn release_reserve(&mut self) -> bool {
+        self.media().room.as_mut().is_some_and(|room| std::mem::take(&mut room.reserved))
+    }
+
+    fn keep_reserve(&mut self) {
+        let mut media = self.media();
+        let free = media.free_blocks();
+        if let (Some(room), Some(free)) = (&mut media.room, free) {
+            room.reserved |= free / 2 >= room.reserve;
+        }
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use pelton_core::engine::Health;
-
 use super::model::{Entry, Id, Place, identify};
 use super::world::{Caller, Held, World};
 use crate::Grant;
@@ -23,7 +21,7 @@ impl World {
             self.give_back.extend(grants.iter().map(|grant| grant.token()));
         }
         // Leases that ended with the store say nothing any more.
-        if self.store().health() != Health::Ready {
+        if !self.is_up() {
             return Ok(());
         }
         grants.into_iter().try_for_each(|grant| self.check_grant(caller.number, queue, ttl, grant))

@@ -48,6 +48,8 @@ pub(super) struct Facts {
     pub(super) entry: Option<u64>,
     /// Bytes on disk when it was last seen.
     pub(super) cost: u64,
+    /// When it was accepted, once that is known.
+    pub(super) accepted: Option<WallMs>,
 }
 
 /// Messages that change together, or not at all: each becomes this, or goes.

@@ -4,6 +4,7 @@
 //! Looking needs no call to the store, and the disk makes no faults meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use pelton_core::engine::DeadCode;
 use redb::ReadableTable as _;
@@ -60,12 +61,15 @@ impl World {
     pub(super) fn look(&mut self, recovered: bool) -> Result<(), String> {
         let faults = self.disk.faults();
         self.disk.set_faults(Faults::default());
-        let seen = self.see().map_err(|failure| failure.to_string());
+        let may_skip = !self.changed && !recovered;
+        let seen = match self.last_commit() {
+            Ok(Some(commit)) if commit == self.commit_seen && may_skip => None,
+            Ok(_) => Some(self.see().map_err(|failure| failure.to_string())),
+            Err(failure) => Some(Err(failure.to_string())),
+        };
         self.disk.set_faults(faults);
+        let Some(seen) = seen else { return Ok(()) };
         let Some(seen) = seen?? else { return Err("the store is not open".to_owned()) };
-        if seen.commit == self.commit_seen && !self.changed && !recovered {
-            return Ok(());
-        }
         (self.commit_seen, self.changed) = (seen.commit, false);
         for doubt in std::mem::take(&mut self.model.doubts) {
             self.resolve(doubt, &seen, recovered)?;
@@ -115,6 +119,12 @@ impl World {
         }
     }
 
+    fn last_commit(&mut self) -> Result<Option<u64>, Failure> {
+        let Some(txn) = self.store().look() else { return Ok(None) };
+        let global = txn.open_table(COUNTERS)?.get((COUNTERS_GLOBAL, 0))?;
+        Ok(global.map(|global| Global::decode(global.value())).transpose()?.map(|global| global.commit))
+    }
+
     fn see(&mut self) -> Result<Result<Option<Seen>, String>, Failure> {
         let Some(txn) = self.store().look() else { return Ok(Ok(None)) };
         let reader = Reader::of(&txn)?;
@@ -160,10 +170,10 @@ impl World {
     fn id_of(&mut self, reader: &Reader, bytes: &[u8]) -> Result<Result<Id, String>, Failure> {
         let row = Row::parse(bytes)?;
         if let Some(id) = self.by_entry.get(&row.entry()).copied() {
-            if let Some(facts) = self.facts.get_mut(&id) {
-                facts.cost = row.cost();
-            }
-            return Ok(Ok(id));
+            let Some(facts) = self.facts.get_mut(&id) else { return Ok(Err(format!("nobody knows message {id}"))) };
+            facts.cost = row.cost();
+            let is_same = facts.accepted == Some(row.accepted());
+            return Ok(if is_same { Ok(id) } else { Err(format!("message {id} was accepted at another time")) });
         }
         let body = row.body().map(|body| reader.body(body)).transpose()?;
         let message = decode_message(&bytes::Bytes::copy_from_slice(bytes), body.as_ref())?;
@@ -178,7 +188,7 @@ impl World {
             return Ok(Err(format!("message {id} has lost its key or priority")));
         }
         // One whose append failed was maybe given a position that another got then.
-        (facts.entry, facts.cost) = (Some(row.entry()), row.cost());
+        (facts.entry, facts.cost, facts.accepted) = (Some(row.entry()), row.cost(), Some(row.accepted()));
         self.by_entry.insert(row.entry(), id);
         Ok(Ok(id))
     }
@@ -390,11 +400,17 @@ impl World {
     fn lease_ended(&self, id: Id, entry: &Entry) -> Vec<Entry> {
         let history = (entry.history + 1).min(self.tuning.attempts_kept);
         let counted = Entry { attempts: entry.attempts + 1, history, ..entry.clone() };
-        let ended = |rules: &Settings| match counted.attempts >= rules.attempts_max {
-            true => self.died(id, &counted, DeadCode::MaxAttempts, rules),
-            false => vec![counted.clone()],
+        let age = self.age_of(id);
+        let ended = |rules: &Settings| match rules.exhausted(counted.attempts, age) {
+            Some(code) => self.died(id, &counted, code, rules),
+            None => vec![counted.clone()],
         };
         self.rules(entry.queue).flat_map(ended).collect()
+    }
+
+    /// How long ago the message was accepted.
+    pub(super) fn age_of(&self, id: Id) -> Duration {
+        self.facts[&id].accepted.map_or(Duration::ZERO, |accepted| self.now.wall.since(accepted))
     }
 
     /// Where a message may be after it died: in another queue, where its attempts start anew, or held.

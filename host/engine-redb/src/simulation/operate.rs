@@ -4,6 +4,7 @@ use pelton_core::clock::WallMs;
 use pelton_core::engine::{
     Bulk, BulkAction, Cursor, DeadCode, EntryId, Filter, Lost, Pausable, Position, QueueId, Select,
 };
+use pelton_core::name::ConsumerName;
 
 use super::ask::attempt;
 use super::model::{Change, Entry, Id, NEW, Place, kind_of};
@@ -144,7 +145,8 @@ impl World {
 
     fn filter(&mut self) -> Filter {
         let random = &mut self.random;
-        let reasons = [DeadCode::Rejected, DeadCode::RouteFailed, DeadCode::MaxAttempts, DeadCode::Expired];
+        let reasons =
+            [DeadCode::Rejected, DeadCode::RouteFailed, DeadCode::MaxAttempts, DeadCode::MaxAge, DeadCode::Expired];
         let reason = random.bool().then(|| reasons[random.usize(..reasons.len())]);
         let kind = ["even", "odd"][random.usize(..2)].to_owned();
         let attributes = if random.bool() { vec![("type".to_owned(), kind)] } else { Vec::new() };
@@ -229,7 +231,7 @@ impl World {
         self.maybe_arm_faults();
         self.count("defined");
         self.settings_before = Some(std::mem::replace(&mut self.settings, settings));
-        let request = Request::Define(definitions(&self.settings, &self.schedules));
+        let request = Request::Define(definitions(&self.settings, &self.schedules, self.free_bytes_min));
         self.alone(Asked::Define, request)
     }
 
@@ -238,6 +240,10 @@ impl World {
         let (queue, paused) = (self.queue(), self.random.f64() < 0.4);
         self.maybe_arm_faults();
         self.count("paused");
+        if self.random.f64() < 0.3 {
+            let consumer = Pausable::Consumer(ConsumerName::new("c").expect("a valid name"));
+            return self.alone(Asked::PauseConsumer(paused), Request::Pause(consumer, paused));
+        }
         self.alone(Asked::Pause(queue, paused), Request::Pause(Pausable::Queue(QueueId(queue)), paused))
     }
 
@@ -257,8 +263,8 @@ impl World {
                 let entry = &self.model.entries[&id];
                 let history = (entry.history + 1).min(self.tuning.attempts_kept);
                 let counted = Entry { attempts: entry.attempts + 1, history, alone: true, ..entry.clone() };
-                let last = counted.attempts >= self.settings[queue.0 as usize].attempts_max;
-                let to = if last { self.dies(id, &counted, DeadCode::MaxAttempts) } else { counted };
+                let last = self.settings[queue.0 as usize].exhausted(counted.attempts, self.age_of(id));
+                let to = last.map_or_else(|| counted.clone(), |code| self.dies(id, &counted, code));
                 change.push((id, Some(to)));
             }
         }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use pelton_core::engine::{Bounds, Definitions, Expired, Order, Overflow, QueueDefinition};
+use pelton_core::engine::{Bounds, DeadCode, Definitions, Expired, Order, Overflow, QueueDefinition};
 use pelton_core::name::{QueueName, ScheduleName};
 use pelton_core::retry::{Backoff, RetryPolicy};
 
@@ -34,6 +34,8 @@ pub(super) struct Features {
     pub(super) clock: bool,
     /// Settings change while messages lie in the queues.
     pub(super) changes: bool,
+    /// Others use the disk too, so that its room comes and goes.
+    pub(super) small_disk: bool,
 }
 
 impl Features {
@@ -54,6 +56,7 @@ impl Features {
             lost: some(0.4),
             clock: some(0.2),
             changes: some(0.5),
+            small_disk: some(0.2),
         }
     }
 }
@@ -64,6 +67,7 @@ pub(super) struct Settings {
     pub(super) declared: bool,
     pub(super) dead_letter: Option<u32>,
     pub(super) attempts_max: u32,
+    pub(super) age_max_ms: Option<u64>,
     pub(super) backoff_max_ms: u64,
     pub(super) keyed: bool,
     pub(super) priority: bool,
@@ -83,12 +87,20 @@ impl Settings {
             declared: true,
             dead_letter: target.filter(|target| *target != queue),
             attempts_max: random.u32(1..4),
+            age_max_ms: if random.f64() < 0.2 { Some(random.u64(1..20_000)) } else { None },
             backoff_max_ms: random.u64(2000..6000),
             keyed,
             priority: !keyed && features.priority && random.f64() < 0.7,
             bounds: if bounded { Bounds { messages_max, bytes_max, overflow } } else { Bounds::default() },
             drops_expired: random.bool(),
         }
+    }
+
+    /// Why a message died whose delivery failed, if it did.
+    pub(super) fn exhausted(&self, attempts: u32, age: Duration) -> Option<DeadCode> {
+        let is_old = self.age_max_ms.is_some_and(|max| age > Duration::from_millis(max));
+        let too_old = is_old.then_some(DeadCode::MaxAge);
+        if attempts >= self.attempts_max { Some(DeadCode::MaxAttempts) } else { too_old }
     }
 
     /// Where in `ready` a message of this priority is stored.
@@ -102,13 +114,17 @@ pub(super) fn number_of(name: &str) -> u32 {
 }
 
 /// The declared queues and schedules.
-pub(super) fn definitions(settings: &[Settings], schedules: &[bool; SCHEDULES.len()]) -> Definitions {
+pub(super) fn definitions(
+    settings: &[Settings],
+    schedules: &[bool; SCHEDULES.len()],
+    free_bytes_min: u64,
+) -> Definitions {
     let name = |queue: u32| QueueName::new(QUEUES[queue as usize]).expect("a valid name");
     let definition = |(queue, settings): (u32, &Settings)| QueueDefinition {
         dead_letter: settings.dead_letter.map(name),
         retry: RetryPolicy {
             max_attempts: settings.attempts_max,
-            max_age: None,
+            max_age: settings.age_max_ms.map(Duration::from_millis),
             backoff: Backoff { max: Duration::from_millis(settings.backoff_max_ms), ..Backoff::default() },
         },
         order: if settings.keyed { Order::Key } else { Order::Arrival },
@@ -120,7 +136,7 @@ pub(super) fn definitions(settings: &[Settings], schedules: &[bool; SCHEDULES.le
     let queues = (0..).zip(settings).filter(|(_, settings)| settings.declared).map(definition).collect();
     let scheduled = SCHEDULES.iter().zip(schedules).filter(|(_, declared)| **declared);
     let schedules = scheduled.map(|(name, _)| ScheduleName::new(name).expect("a valid name")).collect();
-    Definitions { queues, schedules, ..Definitions::default() }
+    Definitions { queues, schedules, free_bytes_min }
 }
 
 pub(super) fn small_tuning(random: &mut fastrand::Rng) -> Tuning {
@@ -132,6 +148,7 @@ pub(super) fn small_tuning(random: &mut fastrand::Rng) -> Tuning {
         refill_entries: random.usize(1..5),
         refill_below: random.usize(0..4),
         due_entries: random.usize(1..5),
+        leases: [random.usize(1..8), 1000][random.usize(..2)],
         lease_entries: random.usize(1..8),
         lease_bytes: random.usize(100..2000),
         settled_remembered: random.usize(1..8),
@@ -149,6 +166,8 @@ pub(super) fn small_tuning(random: &mut fastrand::Rng) -> Tuning {
         page_bytes: random.usize(100..4000),
         quick_repair_bytes: if random.bool() { 0 } else { u64::MAX },
         idle: Duration::from_millis(random.u64(1..500)),
+        reserve_bytes: random.u64(1..60) * 4096,
+        space_wait: Duration::from_millis(random.u64(1..1000)),
         reopen_min: Duration::from_millis(5),
         reopen_max: Duration::from_millis(40),
         ..Tuning::default()

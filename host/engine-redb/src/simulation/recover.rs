@@ -1,24 +1,16 @@
-//! What must be so after a failure, and when all is over: nothing is missing, nothing is stuck, nothing is left behind.
+//! What must be so after a failure: the store comes back, and nothing is missing.
 
-use std::time::Duration;
-
-use pelton_core::engine::{Bulk, BulkAction, Filter, Health, LeaseRequest, QueueId, Select, Settlement, Verdict};
+use pelton_core::engine::{EngineError, Health};
 
 use super::disk::Faults;
-use super::model::{Change, Id, Place};
-use super::plan::{GRAVEYARD, QUEUES, definitions};
+use super::model::Place;
+use super::plan::{QUEUES, definitions};
 use super::world::{Asked, Caller, Turn, World};
 use crate::command::{Command, Reply, Request};
-use crate::prepare::prepare_settlement;
 use crate::store::Store;
-use crate::tables::HELD;
 
 /// Reopenings in a row after which the disk must be good again.
 const REOPEN_TRIES: usize = 50;
-/// Rounds after which all messages must have been delivered once nothing fails any more.
-const ROUNDS_MAX: usize = 3000;
-/// Rounds after which the time between them is long: what waits for hours waits no longer than that.
-const ROUNDS_SHORT: usize = 100;
 
 impl World {
     /// After a failure: the store comes back by itself, or with the power; then nothing may be missing.
@@ -29,18 +21,19 @@ impl World {
                 self.store = None;
                 self.doubt_unanswered();
                 self.disk.restore_power();
-                if self.random.f64() < 0.2 {
-                    let crash_in = Some(self.random.u64(..40));
-                    self.disk.set_faults(Faults { crash_in, ..Faults::default() });
-                }
-                if self.restart().is_err() && !self.disk.is_off() {
-                    self.restart()?;
-                    return self.recovered();
-                }
+                self.start()?;
+            } else if self.store.is_none() {
+                self.start()?;
             } else {
                 self.count("reopened");
                 if self.disk.is_full() {
                     self.count("reopened while full");
+                }
+                if self.features.small_disk && self.random.f64() < 0.3 {
+                    self.change_room();
+                }
+                if self.random.f64() < 0.2 {
+                    self.arm_faults();
                 }
                 self.now.monotonic = self.now.monotonic.plus(self.tuning.reopen_max);
                 let mut replies = Vec::new();
@@ -61,20 +54,64 @@ impl World {
         Err("the store never came back".to_owned())
     }
 
-    pub(super) fn restart(&mut self) -> Result<(), String> {
+    /// Starts the store until it runs, or until the power goes.
+    fn start(&mut self) -> Result<(), String> {
+        match self.random.usize(..10) {
+            0 | 1 => {
+                let crash_in = Some(self.random.u64(..40));
+                self.disk.set_faults(Faults { crash_in, ..Faults::default() });
+            }
+            2 | 3 => self.arm_faults(),
+            _ => {}
+        }
+        while !self.restart()? && !self.disk.is_off() {
+            self.count("start failed");
+            self.disk.set_faults(Faults::default());
+            if self.features.small_disk {
+                self.change_room();
+            }
+        }
+        Ok(())
+    }
+
+    /// The store is closed in order, as far as the disk lets it, and started again.
+    pub(super) fn stop(&mut self) -> Result<(), String> {
+        if self.random.bool() {
+            self.arm_faults();
+        }
+        let (now, mut replies) = (self.now(), Vec::new());
+        self.turn = Turn::default();
+        self.turn.committing = true;
+        self.store().close(now, &mut replies);
+        for (caller, reply) in replies {
+            self.check_reply(caller, reply)?;
+        }
+        self.count("stopped");
         self.store = None;
-        let seed = self.random.u64(..);
-        let store =
-            Store::open(Box::new(self.disk.clone()), self.tuning.clone(), seed).map_err(|error| error.to_string())?;
+        self.recover()
+    }
+
+    /// Starts the store as a new process does; whether that came about. It may fail only with what another start may mend.
+    pub(super) fn restart(&mut self) -> Result<bool, String> {
+        self.store = None;
+        let seed = self.store_seed.unwrap_or_else(|| self.random.u64(..));
+        let store = match Store::open(Box::new(self.disk.clone()), self.tuning.clone(), seed) {
+            Ok(store) => store,
+            Err(error) if error.is_passing() => return Ok(false),
+            Err(error) => return Err(error.to_string()),
+        };
         self.secret = store.secret();
         self.store = Some(store);
         let (now, mut replies) = (self.now(), Vec::new());
         let ticket = Caller { number: 0, listens: true };
-        let request = Request::Define(definitions(&self.settings, &self.schedules));
+        let request = Request::Define(definitions(&self.settings, &self.schedules, self.free_bytes_min));
         self.store().accept(vec![Command { ticket, request }], now, &mut replies);
         match replies.pop() {
-            Some((_, Reply::Defined(Ok(defined)))) => self.check_defined(&defined, false),
-            // Only what comes after a failure that the disk was told to have.
+            Some((_, Reply::Defined(Ok(defined)))) => self.check_defined(&defined, false).map(|()| true),
+            Some((_, Reply::Defined(Err(EngineError::Unknown | EngineError::Unavailable)))) => {
+                self.store = None;
+                Ok(false)
+            }
             other => Err(format!("defining the queues gave {other:?}")),
         }
     }
@@ -91,7 +128,13 @@ impl World {
                     batch.into_iter().filter_map(|(_, change)| change).for_each(|change| self.model.doubt(change));
                 }
                 Asked::Pause(queue, _) => self.paused[queue as usize] = None,
-                Asked::Lease { .. } | Asked::Extend(..) | Asked::Release(_) | Asked::Define | Asked::Filtered => {}
+                Asked::PauseConsumer(_) => self.consumer_paused = None,
+                Asked::Lease { .. }
+                | Asked::Extend(..)
+                | Asked::Release(_)
+                | Asked::Held(_)
+                | Asked::Define
+                | Asked::Filtered => {}
             }
         }
     }
@@ -113,6 +156,7 @@ impl World {
                 self.ended[queue] = (counts.expired, counts.dropped);
             }
         }
+        self.consumer_paused.get_or_insert(self.consumer_told);
         self.find_new_ticks()?;
         self.look(true)?;
         self.settings_before = None;
@@ -143,58 +187,5 @@ impl World {
         }
         self.model.ticks = ticks;
         Ok(())
-    }
-
-    /// No more faults: everything that is not held must be delivered within bounded time, and leave nothing behind.
-    pub(super) fn finish(&mut self) -> Result<(), String> {
-        self.compare()?;
-        self.resume_all()?;
-        for round in 0..ROUNDS_MAX {
-            let ms = if round < ROUNDS_SHORT { 10_000 } else { 600_000 };
-            self.advance(ms, ms);
-            let waiting = self.model.entries.values().filter(|entry| entry.place != Place::Due(HELD)).count();
-            if waiting == 0 {
-                return self.check_empty();
-            }
-            self.turn = Turn::default();
-            let mut commands: Vec<Command<Caller>> = Vec::new();
-            let done: Vec<Id> = self.leases.iter().filter(|(_, held)| held.ends.is_none()).map(|(id, _)| *id).collect();
-            for id in done {
-                let lease = self.leases[&id].token;
-                let settlement = Settlement { lease, attempt: None, verdict: Verdict::Done { emits: Vec::new() } };
-                let ticket = self.caller(Asked::Settle(vec![(lease, Some(vec![(id, None)]))]));
-                commands.push(Command {
-                    ticket,
-                    request: Request::Settle(vec![prepare_settlement(settlement, &self.tuning, &self.secret)]),
-                });
-            }
-            for queue in 0..QUEUES.len() as u32 {
-                let want = LeaseRequest { queue: QueueId(queue), max: 5, wait: Duration::ZERO, ttl: None };
-                let ticket = self.caller(Asked::Lease { queue, max: 5, ttl: None });
-                commands.push(Command { ticket, request: Request::Lease(want) });
-            }
-            self.apply(commands)?;
-        }
-        Err(format!("messages are stuck: {:?}; {:?}", self.model.entries, self.settings))
-    }
-
-    fn check_empty(&mut self) -> Result<(), String> {
-        debug_assert_eq!(self.settings[GRAVEYARD as usize].dead_letter, None);
-        for queue in 0..QUEUES.len() as u32 {
-            let change: Change = self.model.of_queue(queue).map(|(id, _)| (id, None)).collect();
-            let ticket = self.caller(Asked::Bulk { change, skipped: 0 });
-            let job = Bulk {
-                queue: QueueId(queue),
-                filter: Filter::default(),
-                select: Select::All,
-                action: BulkAction::Discard,
-                after: None,
-                max: 1000,
-            };
-            self.apply(vec![Command { ticket, request: Request::Bulk(job) }])?;
-        }
-        self.compare()?;
-        let summary = self.store().verify().map_err(|wrong| wrong.join("; "))?;
-        if summary.bodies + summary.attempts > 0 { Err(format!("something is left over: {summary:?}")) } else { Ok(()) }
     }
 }

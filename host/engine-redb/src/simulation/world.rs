@@ -86,6 +86,9 @@ pub(super) enum Asked {
     Extend(LeaseToken, Duration),
     Release(Vec<LeaseToken>),
     Pause(u32, bool),
+    PauseConsumer(bool),
+    /// Which of all messages are leased.
+    Held(Vec<bool>),
     Lost(Change),
 }
 
@@ -154,6 +157,9 @@ pub(super) struct World {
     pub(super) turned: [bool; QUEUES.len()],
     pub(super) schedules: [bool; SCHEDULES.len()],
     pub(super) paused: [Option<bool>; QUEUES.len()],
+    pub(super) consumer_paused: Option<bool>,
+    /// As the store tells it.
+    pub(super) consumer_told: bool,
     pub(super) turn: Turn,
     /// Messages that were passed by others that come after them: they must be gone when all is written.
     pub(super) passed: BTreeMap<Id, (Entry, String)>,
@@ -175,6 +181,10 @@ pub(super) struct World {
     /// How often the store was opened again.
     pub(super) recoveries: u64,
     tells: bool,
+    /// What each opening of the store draws its nonces from, where that is the same every time: then only the epoch tells leases apart.
+    pub(super) store_seed: Option<u64>,
+    /// Below so much room on the disk no messages are taken.
+    pub(super) free_bytes_min: u64,
     /// Whether queues change their order; see the head of `plan`.
     pub(super) order_changes: bool,
     /// How often each thing happened: a simulation that never crashes proves nothing.
@@ -195,6 +205,8 @@ impl World {
             (0..QUEUES.len() as u32).map(|queue| Settings::random(queue, &features, &mut random)).collect();
         settings[GRAVEYARD as usize].dead_letter = None;
         let now = Now { wall: START, monotonic: Monotonic(0) };
+        let free_bytes_min = [0, random.u64(..200_000)][random.usize(..2)];
+        let store_seed = if random.f64() < 0.3 { Some(random.u64(..)) } else { None };
         let mut world = Self {
             random,
             features,
@@ -219,6 +231,8 @@ impl World {
             turned: [false; QUEUES.len()],
             schedules: [features.ticks; SCHEDULES.len()],
             paused: [Some(false); QUEUES.len()],
+            consumer_paused: Some(false),
+            consumer_told: false,
             turn: Turn::default(),
             passed: BTreeMap::new(),
             ended: [(0, 0); QUEUES.len()],
@@ -234,11 +248,15 @@ impl World {
             trace: DefaultHasher::new(),
             order_changes: std::env::var_os("PELTON_SIM_ORDER").is_some(),
             recoveries: 0,
+            store_seed,
+            free_bytes_min,
             tells: std::env::var_os("PELTON_SIM_TRACE").is_some(),
             seen: BTreeMap::new(),
         };
         world.model.ticks = world.new_ticks();
-        world.restart()?;
+        if !world.restart()? {
+            return Err("a good disk could not be opened".to_owned());
+        }
         // The file is whole before the faults begin: it is created under another name and renamed.
         world.disk.set_lies(lies);
         world.recovered()?;
@@ -268,6 +286,9 @@ impl World {
         if self.random.f64() < 0.08 {
             self.arm_faults();
         }
+        if self.features.small_disk && self.random.f64() < 0.1 {
+            self.change_room();
+        }
         match self.random.usize(..22) {
             0 => self.ask_bulk(),
             1 => self.compare(),
@@ -275,6 +296,7 @@ impl World {
                 self.disk.cut_power();
                 self.recover()
             }
+            2 => self.stop(),
             3 => self.ask_listed(),
             4 if self.random.bool() => self.ask_define(),
             5 if self.features.pauses => self.ask_pause(),
@@ -300,8 +322,12 @@ impl World {
         }
         if self.features.clock && self.random.f64() < 0.03 {
             let by = self.random.u64(..3 * HOUR_MS);
-            let forward = self.random.bool() || self.now.wall.0 < START.0 / 2;
-            self.set_wall(WallMs(if forward { self.now.wall.0 + by } else { self.now.wall.0 - by }));
+            let back = self.now.wall.0 > START.0 / 2;
+            match self.random.usize(..3) {
+                0 => self.advance(by, 0),
+                1 if back => self.set_wall(WallMs(self.now.wall.0 - by)),
+                _ => self.set_wall(WallMs(self.now.wall.0 + by)),
+            }
             self.count("clock stepped by hours");
         }
     }
@@ -331,6 +357,17 @@ impl World {
         self.disk.set_faults(faults);
     }
 
+    /// Others take room on the disk, or leave it.
+    pub(super) fn change_room(&mut self) {
+        let free = [self.random.u64(..40_000), self.random.u64(..400_000), 4_000_000][self.random.usize(..3)];
+        self.disk.set_room(Some(free), self.tuning.reserve_bytes);
+    }
+
+    /// Whether the store is open.
+    pub(super) fn is_up(&mut self) -> bool {
+        matches!(self.store().health(), Health::Ready | Health::Full)
+    }
+
     pub(super) fn now(&self) -> Now {
         self.now
     }
@@ -343,7 +380,7 @@ impl World {
             commands.insert(0, Command { ticket, request: Request::Release(tokens) });
         }
         let now = self.now();
-        let was_up = self.store().health() == Health::Ready;
+        let was_up = self.is_up();
         self.turn.committing = false;
         self.turn.before =
             self.model.entries.iter().map(|(id, entry)| (*id, (entry.queue, self.facts[id].cost))).collect();
@@ -367,7 +404,7 @@ impl World {
             self.count("live/behind switch");
         }
         match self.store().health() {
-            Health::Ready if was_up => {
+            Health::Ready | Health::Full if was_up => {
                 self.check_bounds()?;
                 self.check_passed()?;
                 self.check_counts()
@@ -391,7 +428,7 @@ impl World {
         for (caller, reply) in others {
             self.check_reply(caller, reply)?;
         }
-        let is_up = self.store().health() == Health::Ready;
+        let is_up = self.is_up();
         if is_up && self.model.doubts.is_empty() {
             self.look(false)?;
             if self.turn.committing {
@@ -426,6 +463,9 @@ impl World {
         for counts in self.store().take_changed_counts() {
             self.board.insert(counts.id.0, counts);
         }
+        if let Some(paused) = self.store().take_paused() {
+            self.consumer_told = !paused.is_empty();
+        }
     }
 
     pub(super) fn store(&mut self) -> &mut Store<Caller> {
@@ -437,6 +477,7 @@ impl World {
         self.disk.set_faults(Faults::default());
         self.settle_down()?;
         let summary = self.store().verify().map_err(|wrong| wrong.join("; "))?;
+        self.ask_held()?;
         let shown = self.browse()?;
         let parked: usize = summary.parked.values().map(Vec::len).sum();
         let rows: usize = summary.queues.values().map(|(ready, due)| ready.len() + due.len()).sum();
@@ -445,6 +486,15 @@ impl World {
         }
         self.count("compared");
         Ok(())
+    }
+
+    /// The store knows who is leased.
+    fn ask_held(&mut self) -> Result<(), String> {
+        let ids = self.model.entries.keys();
+        let known = ids.filter_map(|id| Some((EntryId(self.facts[id].entry?), self.leases.contains_key(id))));
+        let (entries, held) = known.unzip();
+        let ticket = self.listener(Asked::Held(held));
+        self.apply(vec![Command { ticket, request: Request::Held(entries) }])
     }
 
     fn browse(&mut self) -> Result<usize, String> {
