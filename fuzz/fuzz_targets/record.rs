@@ -27,7 +27,7 @@ struct Input<'a> {
 
 #[derive(Debug, Arbitrary)]
 enum Made<'a> {
-    Counters([u64; 6]),
+    Counters([u64; 7]),
     Global(u64, u64, u64, u32),
     Queue(Queue),
     Attempt { numbers: (u32, u64, u64), texts: [&'a str; 3], digest: Option<&'a str> },

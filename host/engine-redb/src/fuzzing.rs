@@ -211,9 +211,9 @@ enum Content {
 }
 
 impl Record {
-    /// That of a queue that holds so many: ready, due, parked, retrying, expiring, bytes.
-    pub fn counters([ready, due, parked, retrying, expiring, bytes]: [u64; 6]) -> Self {
-        Self(Content::Counters(Counters { ready, due, parked, retrying, expiring, bytes }))
+    /// That of a queue that holds so many: ready, due, parked, retrying, expiring, held, bytes.
+    pub fn counters([ready, due, parked, retrying, expiring, held, bytes]: [u64; 7]) -> Self {
+        Self(Content::Counters(Counters { ready, due, parked, retrying, expiring, held, bytes }))
     }
 
     /// What is global.

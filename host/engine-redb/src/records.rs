@@ -24,6 +24,8 @@ pub(crate) struct Counters {
     pub(crate) retrying: u64,
     /// Of all messages, those that expire.
     pub(crate) expiring: u64,
+    /// Of the rows in `due`, those that are held.
+    pub(crate) held: u64,
     /// Bytes of all these rows and of their bodies, shared ones counted in full.
     pub(crate) bytes: u64,
 }
@@ -187,8 +189,8 @@ impl<'a> Parts<'a> {
 
 /// Bytes of the checksum (CRC-32) that every record ends with.
 const SUM_BYTES: usize = 4;
-/// Bytes of encoded [`Counters`]: the version, six numbers, the checksum.
-const COUNTERS_BYTES: usize = 1 + 6 * 8 + SUM_BYTES;
+/// Bytes of encoded [`Counters`]: the version, seven numbers, the checksum.
+const COUNTERS_BYTES: usize = 1 + 7 * 8 + SUM_BYTES;
 /// Bytes of encoded [`Global`]: the version, four numbers, the checksum.
 const GLOBAL_BYTES: usize = 1 + 3 * 8 + 4 + SUM_BYTES;
 
@@ -206,11 +208,11 @@ fn unseal(bytes: &[u8]) -> Option<&[u8]> {
 
 impl Counters {
     pub(crate) fn encode(self) -> [u8; COUNTERS_BYTES] {
-        let Self { ready, due, parked, retrying, expiring, bytes } = self;
+        let Self { ready, due, parked, retrying, expiring, held, bytes } = self;
         let mut encoded = [VERSION; COUNTERS_BYTES];
         for (part, number) in encoded[1..COUNTERS_BYTES - SUM_BYTES]
             .chunks_exact_mut(8)
-            .zip([ready, due, parked, retrying, expiring, bytes])
+            .zip([ready, due, parked, retrying, expiring, held, bytes])
         {
             part.copy_from_slice(&number.to_le_bytes());
         }
@@ -226,6 +228,7 @@ impl Counters {
             parked: parts.u64(),
             retrying: parts.u64(),
             expiring: parts.u64(),
+            held: parts.u64(),
             bytes: parts.u64(),
         };
         parts.finish(record, "counters")
@@ -282,7 +285,7 @@ mod tests {
 
     #[test]
     fn records_come_back_whole_and_damage_does_not_pass() {
-        let counters = Counters { ready: 1, due: u64::MAX, parked: 2, retrying: 4, expiring: 5, bytes: 3 };
+        let counters = Counters { ready: 1, due: u64::MAX, parked: 2, retrying: 4, expiring: 5, held: 6, bytes: 3 };
         assert_eq!(Counters::decode(&counters.encode()), Ok(counters));
         let global = Global { next_position: 9, epoch: 8, commit: 7, next_queue: 6 };
         assert_eq!(Global::decode(&global.encode()), Ok(global));

@@ -201,8 +201,9 @@ impl<'a> Findings<'a> {
                 counted.ready += 1;
                 in_ready.push(row.entry());
             }
-            Place::Due { .. } => {
+            Place::Due { due, .. } => {
                 counted.due += 1;
+                counted.held += u64::from(due == HELD);
                 in_due.push(row.entry());
             }
             Place::Parked { .. } => {

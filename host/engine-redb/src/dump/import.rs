@@ -304,6 +304,7 @@ impl Batch<'_> {
         match due {
             Some(due) => {
                 counters.due += 1;
+                counters.held += u64::from(due == HELD);
                 self.txn.open_table(DUE)?.insert((queue.id, due, position), row.as_bytes())?;
                 // Its key waits for its next attempt with it.
                 if let Some(hash) = hash.filter(|_| queue.settings.order_by_key && record.attempts > 0 && !record.held)
@@ -372,6 +373,7 @@ impl Batch<'_> {
         }
         let record = NameRecord::new(self.global.next_queue);
         self.global.next_queue += 1;
+        self.counters.entry(record.id).or_default();
         self.txn.open_table(NAMES)?.insert((NAMES_QUEUE, name.as_str()), record.encode().as_slice())?;
         self.queues.insert(name.clone(), record.clone());
         self.imported.created.push(name.clone());

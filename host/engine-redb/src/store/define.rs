@@ -11,7 +11,7 @@ use super::queue::Queue;
 use super::{Failed, Replies};
 use crate::command::{Now, Reply, Ticket};
 use crate::records::{Counters, NameRecord, Settings};
-use crate::tables::{NAMES, NAMES_PAUSED_CONSUMER, NAMES_QUEUE, SCHEDULES};
+use crate::tables::{COUNTERS, COUNTERS_QUEUE, NAMES, NAMES_PAUSED_CONSUMER, NAMES_QUEUE, SCHEDULES};
 
 impl<T: Ticket> Live<T> {
     pub(super) fn answer_define(
@@ -95,6 +95,11 @@ impl<T: Ticket> Live<T> {
             let mut table = txn.open_table(NAMES)?;
             for (name, record) in changed {
                 table.insert((NAMES_QUEUE, name.as_str()), record.encode().as_slice())?;
+            }
+            // Every queue has counters, also one that holds nothing: missing ones are damage.
+            let mut table = txn.open_table(COUNTERS)?;
+            for id in self.queue_count()..next_queue {
+                table.insert((COUNTERS_QUEUE, id), &Counters::default().encode()[..])?;
             }
             let mut table = txn.open_table(SCHEDULES)?;
             for gone in self.ticks.keys().filter(|name| !ticks.contains_key(*name)) {

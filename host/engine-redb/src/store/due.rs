@@ -96,6 +96,8 @@ impl<T: Ticket> Live<T> {
         for _ in 0..=keys_max.max(1) {
             let Some(row) = rows.next() else {
                 state.due.edge = None;
+                state.came_to_an_end = true;
+                self.changed.mark(queue);
                 break;
             };
             let (key, value) = row?;

@@ -62,6 +62,11 @@ impl DueWindow {
         self.future.pop_first()
     }
 
+    /// How many are loaded.
+    pub(crate) fn len(&self) -> usize {
+        self.future.len()
+    }
+
     pub(crate) fn forget(&mut self, key: DueAt) {
         self.future.remove(&key);
     }

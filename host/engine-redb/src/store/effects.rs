@@ -93,7 +93,10 @@ impl Effects {
         delta.expiring += if row.expires().is_some() { sign } else { 0 };
         match place {
             Place::Ready { .. } => delta.ready += sign,
-            Place::Due { .. } => delta.due += sign,
+            Place::Due { due, .. } => {
+                delta.due += sign;
+                delta.held += if due == HELD { sign } else { 0 };
+            }
             Place::Parked { .. } => delta.parked += sign,
         }
     }

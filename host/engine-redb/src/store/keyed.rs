@@ -62,7 +62,12 @@ impl<T: Ticket> Live<T> {
                     chain.current = Some((hash, next.0.position()));
                     return Ok(Some(next));
                 }
-                self.queues[queue as usize].keys.retire(hash);
+                let state = &mut self.queues[queue as usize];
+                state.keys.retire(hash);
+                // Was that the last key, though more is parked?
+                if state.stored.parked > 0 {
+                    self.changed.mark(queue);
+                }
                 continue;
             }
             let crowd = self.tuning.crowd();
@@ -142,9 +147,11 @@ impl<T: Ticket> Live<T> {
         self.reader()?;
         let reader = self.reader.as_ref().expect("it was made just now");
         let state = &mut self.queues[queue as usize];
+        let mut found = 0;
         for row in reader.retrying.range((queue, 0, 0)..=(queue, u64::MAX, u64::MAX))? {
             let (key, due) = row?;
             let (_, hash, position) = key.value();
+            found += 1;
             if due.value() != IN_READY {
                 state.keys.retry(hash);
                 continue;
@@ -159,7 +166,7 @@ impl<T: Ticket> Live<T> {
             state.keys.load_marked(hash, waiting);
         }
         state.keys.loaded = true;
-        Ok(())
+        state.check_retrying(found)
     }
 
     /// Parks what has waited in memory for long, where there is more behind it. What waits for fast handlers is served from memory.

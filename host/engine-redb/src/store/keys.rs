@@ -98,6 +98,16 @@ impl Keys {
         self.crowded.filter(|_| crowd.is_reached(self.ages.len() * 2, self.waiting_bytes * 2))
     }
 
+    /// How many messages wait in memory.
+    pub(crate) fn waiting(&self) -> usize {
+        self.ages.len()
+    }
+
+    /// Whether no key is busy, and none is left to be looked at.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.by_hash.is_empty() && self.scan.is_none()
+    }
+
     /// A message of the key is leased.
     pub(crate) fn lease(&mut self, hash: u64, place: Place) {
         let key = self.by_hash.entry(hash).or_default();
@@ -206,12 +216,13 @@ impl Keys {
 
     /// Lets a message wait for its key.
     pub(crate) fn wait(&mut self, hash: u64, waiting: Waiting) {
-        self.ages.insert((waiting.accepted, waiting.place.position()), hash);
-        self.waiting_bytes += waiting.entry.as_ref().map_or(0, WindowEntry::bytes);
-        let key = self.by_hash.entry(hash).or_default();
-        if let Some(old) = key.waiting.insert(waiting.place.position(), waiting) {
+        let (position, accepted) = (waiting.place.position(), waiting.accepted);
+        let bytes = waiting.entry.as_ref().map_or(0, WindowEntry::bytes);
+        if let Some(old) = self.by_hash.entry(hash).or_default().waiting.insert(position, waiting) {
             self.forgotten(&old);
         }
+        self.ages.insert((accepted, position), hash);
+        self.waiting_bytes += bytes;
     }
 
     /// The position of the first message in memory that waits for the key, from `from` on.

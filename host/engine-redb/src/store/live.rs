@@ -164,6 +164,7 @@ impl<T: Ticket> Live<T> {
                 live.refill(queue, line, 1)?;
             }
             live.note_oldest_parked(queue)?;
+            live.queues[queue as usize].check_whole()?;
         }
         live.reader = None;
         Ok(live)
@@ -367,7 +368,7 @@ fn read_records(database: &Database) -> Result<Records, Failure> {
         let record = NameRecord::decode(value.value())?;
         let stored = match counters.get((COUNTERS_QUEUE, record.id))? {
             Some(bytes) => Counters::decode(bytes.value())?,
-            None => Counters::default(),
+            None => return Err(Failure::Damaged(format!("the counters of queue '{name}' are missing"))),
         };
         by_id.insert(record.id, Queue::new(name, record, stored));
     }

@@ -26,6 +26,7 @@ mod reader;
 mod stage;
 mod sweep;
 mod waiting;
+mod whole;
 mod window;
 mod write;
 
@@ -294,11 +295,15 @@ impl<T: Ticket> Store<T> {
     /// Stops for good because of damage that somebody else met. What was staged is answered as unknown.
     pub fn stop(&mut self, reason: &str, replies: &mut Vec<(T, Reply)>) {
         self.take_into_tally();
-        let reason = format!("'{}' is damaged: {reason}; restore it from a backup", self.disk.path().display());
+        let reason = self.damaged(reason);
         tracing::error!(%reason, "The store stopped; nothing is stored any more until a restart.");
         if let State::Up(live) = std::mem::replace(&mut self.state, State::Stopped(reason)) {
             live.abandon(&EngineError::Unknown, replies);
         }
+    }
+
+    fn damaged(&self, what: &str) -> String {
+        format!("'{}' is damaged: {what}; restore it from a backup", self.disk.path().display())
     }
 
     /// Checks every invariant of what is committed; see [`crate::verify`].
@@ -339,7 +344,7 @@ impl<T: Ticket> Store<T> {
         }
         let next = match &failure {
             Failure::Io(_) | Failure::Full(_) => State::Down { retry_at: now.monotonic.plus(wait), wait },
-            Failure::Damaged(what) => State::Stopped(what.clone()),
+            Failure::Damaged(what) => State::Stopped(self.damaged(what)),
         };
         let error = if unknown { EngineError::Unknown } else { failure.undone() };
         self.take_into_tally();

@@ -27,6 +27,7 @@ pub(crate) struct Delta {
     pub(crate) parked: i64,
     pub(crate) retrying: i64,
     pub(crate) expiring: i64,
+    pub(crate) held: i64,
     pub(crate) bytes: i64,
 }
 
@@ -38,6 +39,7 @@ impl Delta {
             parked: to.parked.checked_add_signed(self.parked)?,
             retrying: to.retrying.checked_add_signed(self.retrying)?,
             expiring: to.expiring.checked_add_signed(self.expiring)?,
+            held: to.held.checked_add_signed(self.held)?,
             bytes: to.bytes.checked_add_signed(self.bytes)?,
         })
     }
@@ -99,6 +101,8 @@ pub(crate) struct Queue {
     pub(crate) staged: u64,
     /// How many of the staged lie in `due`.
     pub(crate) staged_due: u64,
+    /// Something of it was read to its end, and the numbers were not compared since.
+    pub(crate) came_to_an_end: bool,
     /// Since the store was opened.
     pub(crate) dropped: u64,
     pub(crate) expired: u64,
@@ -128,6 +132,7 @@ impl Queue {
             leased_due: 0,
             staged: 0,
             staged_due: 0,
+            came_to_an_end: false,
             dropped: 0,
             expired: 0,
         };

@@ -132,7 +132,7 @@ impl<T: Ticket> Live<T> {
         self.reader()?;
         let bytes_max = self.tuning.window_bytes_of(self.queues.len()) / self.queues[queue as usize].lines.len();
         let reader = self.reader.as_ref().expect("it was made just now");
-        let Queue { lines, keys, .. } = &mut self.queues[queue as usize];
+        let Queue { lines, keys, came_to_an_end, .. } = &mut self.queues[queue as usize];
         let (rank, window) = (lines[line].rank, &mut lines[line].window);
         let mut rows = reader.ready.range((queue, rank, window.cursor + 1)..=(queue, rank, u64::MAX))?;
         for _ in 0..entries_max {
@@ -141,6 +141,7 @@ impl<T: Ticket> Live<T> {
             }
             let Some(row) = rows.next() else {
                 window.live = true;
+                *came_to_an_end = true;
                 return Ok(());
             };
             let (key, value) = row?;
@@ -166,6 +167,9 @@ impl<T: Ticket> Live<T> {
                 if !window.live && window.len() < self.tuning.refill_below.max(1) {
                     self.refill(queue, line, self.tuning.refill_entries)?;
                 }
+            }
+            if self.stage.is_empty() {
+                self.queues[queue as usize].check_whole()?;
             }
         }
         self.reader = None;

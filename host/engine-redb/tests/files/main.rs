@@ -4,6 +4,7 @@
 mod backup;
 mod dump;
 mod flips;
+mod hidden;
 mod open;
 mod restore;
 mod support;

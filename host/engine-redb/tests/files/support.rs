@@ -33,12 +33,12 @@ fn tuning() -> Tuning {
 }
 
 pub(crate) fn open(dir: &Path) -> Result<RedbEngine, OpenError> {
-    open_at(dir, TestClock::new())
+    open_with(dir, TestClock::new(), tuning())
 }
 
-pub(crate) fn open_at(dir: &Path, clock: TestClock) -> Result<RedbEngine, OpenError> {
+pub(crate) fn open_with(dir: &Path, clock: TestClock, tuning: Tuning) -> Result<RedbEngine, OpenError> {
     let metrics = Metrics::new().engine;
-    RedbEngine::open(OpenOptions { dir: dir.to_owned(), clock: Arc::new(clock), metrics, tuning: tuning(), seed: 1 })
+    RedbEngine::open(OpenOptions { dir: dir.to_owned(), clock: Arc::new(clock), metrics, tuning, seed: 1 })
 }
 
 pub(crate) async fn close(engine: RedbEngine) {
@@ -88,7 +88,11 @@ impl Opened {
     }
 
     pub(crate) async fn at(dir: &Path, clock: TestClock) -> Self {
-        let engine = open_at(dir, clock.clone()).expect("the folder is new or our own");
+        Self::with(dir, clock, tuning()).await
+    }
+
+    pub(crate) async fn with(dir: &Path, clock: TestClock, tuning: Tuning) -> Self {
+        let engine = open_with(dir, clock.clone(), tuning).expect("the folder is new or our own");
         let defined = engine.define(definitions()).await.expect("the store is up");
         let queues = defined.queues.into_iter().map(|(name, id)| (name.as_str().to_owned(), id)).collect();
         Self { engine, clock, queues }
