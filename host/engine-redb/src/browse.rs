@@ -65,7 +65,7 @@ impl Snapshot {
     fn read_one(&self, queue: u32, position: u64) -> Result<Option<Stored>, Failure> {
         let mut pages = self.pages()?;
         if let Some((place, row)) = find(&pages.reader, queue, position)? {
-            pages.push(place, &row)?;
+            pages.push(place, row.view())?;
             return Ok(pages.items.pop());
         }
         let reader = Reader::of(&self.txn)?;
@@ -106,11 +106,10 @@ impl Pages<'_> {
         self.items.len() >= max || !self.items.is_empty() && self.bytes >= page_bytes
     }
 
-    fn push(&mut self, place: Place, bytes: &[u8]) -> Result<(), Failure> {
+    fn push(&mut self, place: Place, row: Row<'_>) -> Result<(), Failure> {
         let position = place.position();
         let due = if let Place::Due { due, .. } = place { Some(WallMs(due)) } else { None };
-        let row = Row::parse(bytes)?;
-        let entry = self.reader.entry(position, bytes)?;
+        let entry = self.reader.entry_of(position, row)?;
         self.bytes += entry.content.bytes();
         let Content::Stored { row: stored, body } = entry.content else { return Ok(()) };
         let dead = row.death()?.map(|death| -> Result<DeadLetter, Failure> {

@@ -1,16 +1,18 @@
 //! A message as a value of `ready` or `due`: a fixed header that is patched without decoding, then texts, then the body.
 //!
-//! Version 2, little endian. Header of 72 bytes: `version u8, flags u8, hops u8, priority u8, attempts u32, history u32,
+//! Version 2, little endian. Header of 76 bytes: `version u8, flags u8, hops u8, priority u8, attempts u32, history u32,
 //! topic bytes u16, death bytes u16, entry u64, accepted ms u64, body id u64, body bytes u32, checksum of the body u32,
-//! expires ms u64, key u64, checksum of the content u32, checksum of the header and the death u32`. Then the death
+//! expires ms u64, key u64, checksum of the content u32, checksum of the header and the death u32, checksum of the place u32`. Then the death
 //! (`origin queue u32, at ms u64, code u8, detail`), the topic, the message's head and, unless it lies in `bodies`, its
 //! body: these three are the content. `attempts` counts since the message came into its queue (accepted, redriven or dead);
 //! `history` counts rows ever written to `attempts`, the table.
 //!
 //! The checksums (CRC-32) are there because redb trusts a file that was closed in order: what the disk changed since then
-//! must not be delivered. The one of the header is made anew with every patch, the one of the content by who encodes it.
+//! must not be delivered. The one of the header is made anew with every patch, the one of the content by who encodes it, and that of
+//! the place, its queue and key, by who stores it: a message is not found where it does not belong. The first does not cover the last.
 //!
-//! Invariant: a [`Row`] has been checked for version, lengths and its header's checksum, so that its accessors can't fail.
+//! Invariant: a [`Row`] has been checked for version, lengths and its header's checksum, so that its accessors can't fail; one that
+//! comes from a table, for its place too.
 
 use bytes::{Bytes, BytesMut};
 use pelton_core::clock::WallMs;
@@ -19,9 +21,10 @@ use pelton_core::message::Message;
 use pelton_core::name::Topic;
 
 use crate::failure::Failure;
+use crate::store::Place;
 
 const VERSION: u8 = 2;
-const HEADER_BYTES: usize = 72;
+const HEADER_BYTES: usize = 76;
 const DEATH_BYTES: usize = 13;
 /// Longest text of a death that is kept; the rest is cut.
 const DETAIL_BYTES_MAX: usize = 4096;
@@ -47,6 +50,7 @@ const AT_EXPIRES: usize = 48;
 const AT_KEY: usize = 56;
 const AT_CONTENT_SUM: usize = 64;
 const AT_HEADER_SUM: usize = 68;
+const AT_PLACE_SUM: usize = 72;
 
 /// A body that lies in `bodies`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +93,19 @@ impl<'a> Row<'a> {
             return Err(damaged("the checksum of its header is wrong"));
         }
         Ok(row)
+    }
+
+    /// The row that was read at this place of this queue: [`parse`](Self::parse), and a check that it belongs there.
+    pub(crate) fn at(queue: u32, place: Place, bytes: &'a [u8]) -> Result<Self, Failure> {
+        let row = Self::parse(bytes)?;
+        if row.u32_at(AT_PLACE_SUM) == place_sum(queue, place) {
+            return Ok(row);
+        }
+        let position = place.position();
+        Err(Failure::Damaged(format!(
+            "message {} lies where none should be: at {position} of queue {queue}",
+            row.entry()
+        )))
     }
 
     /// Checks that topic, head and inline body are as they were written.
@@ -253,6 +270,10 @@ impl<'a> Row<'a> {
         buffer
     }
 
+    pub(crate) fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
     pub(crate) fn to_buffer(self) -> RowBuffer {
         RowBuffer(self.0.to_vec())
     }
@@ -349,6 +370,11 @@ impl RowBuffer {
         self.seal();
     }
 
+    /// Where it is about to be stored.
+    pub(crate) fn lie_at(&mut self, queue: u32, place: Place) {
+        self.put(AT_PLACE_SUM, &place_sum(queue, place).to_le_bytes());
+    }
+
     pub(crate) fn set_attempts(&mut self, attempts: u32) {
         self.patch(AT_ATTEMPTS, &attempts.to_le_bytes());
     }
@@ -391,6 +417,20 @@ pub(crate) fn decode_message(row: &Bytes, body: Option<&Bytes>) -> Result<Messag
         }
     };
     Message::decode(whole).map_err(|error| Failure::Damaged(error.to_string()))
+}
+
+/// The checksum of a row's place: its table, and its key there.
+fn place_sum(queue: u32, place: Place) -> u32 {
+    let (table, detail) = match place {
+        Place::Ready { rank, .. } => (0, u64::from(rank)),
+        Place::Due { due, .. } => (1, due),
+        Place::Parked { key, .. } => (2, key),
+    };
+    let mut key = [table; 21];
+    key[1..5].copy_from_slice(&queue.to_le_bytes());
+    key[5..13].copy_from_slice(&detail.to_le_bytes());
+    key[13..].copy_from_slice(&place.position().to_le_bytes());
+    crc32fast::hash(&key)
 }
 
 fn length(bytes: usize) -> u16 {
@@ -511,14 +551,37 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_read_where_it_was_stored_and_nowhere_else() {
+        let mut row = RowBuffer::new(&topic(), &message(b"x"), &Facts::default());
+        let at = Place::Ready { rank: 1, position: 9 };
+        row.lie_at(3, at);
+        row.set_attempts(2);
+        assert!(Row::at(3, at, row.as_bytes()).is_ok(), "a patch leaves it where it is");
+        let elsewhere = [
+            (4, at),
+            (3, Place::Ready { rank: 2, position: 9 }),
+            (3, Place::Ready { rank: 1, position: 8 }),
+            (3, Place::Due { due: 1, position: 9 }),
+            (3, Place::Parked { key: 1, position: 9 }),
+        ];
+        for (queue, place) in elsewhere {
+            let error = Row::at(queue, place, row.as_bytes()).expect_err("it does not belong there").to_string();
+            assert!(error.contains("lies where none should be"), "{error}");
+        }
+    }
+
+    #[test]
     fn damage_is_an_error_not_a_panic() {
         let mut row =
             RowBuffer::new(&topic(), &message(b"x"), &Facts { dead: Some(&reason("no")), ..Facts::default() });
+        let place = Place::Due { due: 5, position: 9 };
+        row.lie_at(3, place);
+        let read = |bytes: &[u8]| Row::at(3, place, bytes).and_then(Row::check_content).is_ok();
+        assert!(read(row.as_bytes()));
         for at in 0..row.0.len() {
             let mut damaged = row.0.clone();
             damaged[at] ^= 16;
-            let passed = Row::parse(&damaged).and_then(Row::check_content).is_ok();
-            assert!(!passed, "a flipped bit in byte {at} passed");
+            assert!(!read(&damaged), "a flipped bit in byte {at} passed");
         }
         for cut in 0..HEADER_BYTES + DEATH_BYTES {
             assert!(Row::parse(&row.as_bytes()[..cut]).is_err(), "{cut} bytes passed");

@@ -24,7 +24,7 @@ use crate::records::{Counters, NameRecord};
 use crate::report::{OnWork, Work, queue_names};
 use crate::row::Row;
 use crate::row::decode_message;
-use crate::store::Reader;
+use crate::store::{Place, Reader};
 use crate::tables::{ATTEMPTS, COUNTERS, COUNTERS_QUEUE, HELD};
 use crate::verify::Problems;
 
@@ -154,16 +154,18 @@ impl<'a> Exporting<'a> {
     fn queue(&mut self, name: &QueueName, id: u32, on_written: &mut dyn FnMut()) -> Result<(), Stop> {
         for row in self.reader.due.range((id, 0, 0)..=(id, HELD, u64::MAX)).map_err(Failure::from)? {
             let (key, value) = row.map_err(Failure::from)?;
-            let (_, due, position) = key.value();
-            self.message(name, position, Some(due), value.value(), on_written)?;
+            let (queue, due, position) = key.value();
+            self.message(name, queue, Place::Due { due, position }, value.value(), on_written)?;
         }
         for row in self.reader.parked.range((id, 0, 0)..=(id, u64::MAX, u64::MAX)).map_err(Failure::from)? {
-            let (key, value) = row.map_err(Failure::from)?;
-            self.message(name, key.value().2, None, value.value(), on_written)?;
+            let (parked, value) = row.map_err(Failure::from)?;
+            let (queue, key, position) = parked.value();
+            self.message(name, queue, Place::Parked { key, position }, value.value(), on_written)?;
         }
         for row in self.reader.ready.range((id, 0, 0)..=(id, u8::MAX, u64::MAX)).map_err(Failure::from)? {
             let (key, value) = row.map_err(Failure::from)?;
-            self.message(name, key.value().2, None, value.value(), on_written)?;
+            let (queue, rank, position) = key.value();
+            self.message(name, queue, Place::Ready { rank, position }, value.value(), on_written)?;
         }
         Ok(())
     }
@@ -171,20 +173,22 @@ impl<'a> Exporting<'a> {
     fn message(
         &mut self,
         queue: &QueueName,
-        position: u64,
-        due: Option<u64>,
+        id: u32,
+        place: Place,
         bytes: &[u8],
         on_written: &mut dyn FnMut(),
     ) -> Result<(), Stop> {
-        let record = match self.record(queue, due, bytes) {
-            Ok(record) => record,
+        let position = place.position();
+        let row = Row::at(id, place, bytes);
+        let (record, row) = match row.and_then(|row| Ok((self.record(queue, place, row)?, row))) {
+            Ok(read) => read,
             Err(Failure::Damaged(reason)) => {
                 self.problems.push(format!("message {position} of queue '{queue}' is left out: {reason}"));
                 return Ok(());
             }
             Err(failure) => return Err(failure.into()),
         };
-        if record.key.is_none() && Row::parse(bytes)?.key().is_some() {
+        if record.key.is_none() && row.key().is_some() {
             self.problems.push(format!(
                 "the key of message {position} of queue '{queue}' is in none of its attributes, so its order is not kept"
             ));
@@ -196,10 +200,10 @@ impl<'a> Exporting<'a> {
         Ok(())
     }
 
-    fn record(&self, queue: &QueueName, due: Option<u64>, bytes: &[u8]) -> Result<Record, Failure> {
-        let row = Row::parse(bytes)?;
+    fn record(&self, queue: &QueueName, place: Place, row: Row<'_>) -> Result<Record, Failure> {
+        let due = if let Place::Due { due, .. } = place { Some(due) } else { None };
         let body = row.body().map(|body| self.reader.body(body)).transpose()?;
-        let message = decode_message(&Bytes::copy_from_slice(bytes), body.as_ref())?;
+        let message = decode_message(&Bytes::copy_from_slice(row.as_bytes()), body.as_ref())?;
         let held = due == Some(HELD);
         let dead = row.death()?.map(|death| -> Result<Dead, Failure> {
             let unknown = || Failure::Damaged(format!("it comes from queue {}, which does not exist", death.origin));

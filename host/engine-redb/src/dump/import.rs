@@ -21,6 +21,7 @@ use crate::panics;
 use crate::records::{Counters, Global, NameRecord};
 use crate::report::{OnWork, Work, queue_names};
 use crate::row::{External, Facts, RowBuffer};
+use crate::store::Place;
 use crate::tables::{
     ATTEMPTS, BODIES, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, HELD, NAMES, NAMES_QUEUE, RANK, READY, RETRYING,
     rank_of,
@@ -296,7 +297,7 @@ impl Batch<'_> {
         let position = self.global.next_position;
         self.global.next_position += 1;
         let hash = record.key.as_ref().map(|key| self.identity.secret.of_key(&OrderKey(key.as_str().into())));
-        let row = self.row(record, position, hash)?;
+        let mut row = self.row(record, position, hash)?;
         let counters = self.counters.entry(queue.id).or_default();
         counters.bytes += row.view().cost();
         counters.expiring += u64::from(row.view().expires().is_some());
@@ -305,6 +306,7 @@ impl Batch<'_> {
             Some(due) => {
                 counters.due += 1;
                 counters.held += u64::from(due == HELD);
+                row.lie_at(queue.id, Place::Due { due, position });
                 self.txn.open_table(DUE)?.insert((queue.id, due, position), row.as_bytes())?;
                 // Its key waits for its next attempt with it.
                 if let Some(hash) = hash.filter(|_| queue.settings.order_by_key && record.attempts > 0 && !record.held)
@@ -316,6 +318,7 @@ impl Batch<'_> {
             None => {
                 counters.ready += 1;
                 let rank = if queue.settings.priority { rank_of(record.priority) } else { RANK };
+                row.lie_at(queue.id, Place::Ready { rank, position });
                 self.txn.open_table(READY)?.insert((queue.id, rank, position), row.as_bytes())?;
             }
         }

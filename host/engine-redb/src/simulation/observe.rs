@@ -148,15 +148,15 @@ impl World {
         }
         let mut wrong = None;
         for queue in 0..QUEUES.len() as u32 {
-            walk(&reader, queue, After::START, |place, _, bytes| {
-                let id = match self.id_of(&reader, bytes)? {
+            walk(&reader, queue, After::START, |place, _, row| {
+                let id = match self.id_of(&reader, row)? {
                     Ok(id) => id,
                     Err(error) => {
                         wrong = Some(error);
                         return Ok(false);
                     }
                 };
-                let entry = self.entry_of(queue, place, Row::parse(bytes)?)?;
+                let entry = self.entry_of(queue, place, row)?;
                 if seen.entries.insert(id, entry).is_some() {
                     wrong = Some(format!("message {id} is there twice"));
                 }
@@ -167,8 +167,7 @@ impl World {
     }
 
     /// Which message the row is; of one that is new, everything is compared with what was sent.
-    fn id_of(&mut self, reader: &Reader, bytes: &[u8]) -> Result<Result<Id, String>, Failure> {
-        let row = Row::parse(bytes)?;
+    fn id_of(&mut self, reader: &Reader, row: Row<'_>) -> Result<Result<Id, String>, Failure> {
         if let Some(id) = self.by_entry.get(&row.entry()).copied() {
             let Some(facts) = self.facts.get_mut(&id) else { return Ok(Err(format!("nobody knows message {id}"))) };
             facts.cost = row.cost();
@@ -176,7 +175,7 @@ impl World {
             return Ok(if is_same { Ok(id) } else { Err(format!("message {id} was accepted at another time")) });
         }
         let body = row.body().map(|body| reader.body(body)).transpose()?;
-        let message = decode_message(&bytes::Bytes::copy_from_slice(bytes), body.as_ref())?;
+        let message = decode_message(&bytes::Bytes::copy_from_slice(row.as_bytes()), body.as_ref())?;
         let id = match identify(&message, &row.topic()?, &self.doubles) {
             Ok(id) => id,
             Err(error) => return Ok(Err(error)),

@@ -200,10 +200,10 @@ impl<T: Ticket> Live<T> {
         if state.stored.parked > 0 {
             for row in reader.parked.range((queue, 0, 0)..=(queue, u64::MAX, u64::MAX))? {
                 let (parked, row) = row?;
-                let (_, key, position) = parked.value();
-                let row = Row::parse(row.value())?;
+                let (queue, key, position) = parked.value();
+                let place = Place::Parked { key, position };
+                let row = Row::at(queue, place, row.value())?;
                 if !self.leases.holds(row.entry()) && state.keys.gone.insert(position) {
-                    let place = Place::Parked { key, position };
                     let whose = Whose::of(row);
                     return Ok(Some(Victim { place, whose, cost: row.cost(), key: None, waited: false }));
                 }

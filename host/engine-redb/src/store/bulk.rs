@@ -20,7 +20,7 @@ use super::{Failed, Replies};
 use crate::command::{Reply, Ticket};
 use crate::cursor::{After, Step};
 use crate::failure::Failure;
-use crate::row::{Row, decode_message};
+use crate::row::{Row, RowBuffer, decode_message};
 use crate::tables::{HELD, rank_of};
 
 /// Most messages in one step, whatever was asked for.
@@ -45,13 +45,12 @@ struct Sieve<'a> {
 
 impl Sieve<'_> {
     /// The row as one that the step changes; none where it does not pass.
-    fn select(&self, place: Place, bytes: &[u8]) -> Result<Option<Selected>, Failure> {
-        let row = Row::parse(bytes)?;
+    fn select(&self, place: Place, row: Row<'_>) -> Result<Option<Selected>, Failure> {
         let selected = Selected { place, whose: Whose::of(row), origin: row.origin() };
-        Ok((place.position() < self.before && self.passes(row, bytes)?).then_some(selected))
+        Ok((place.position() < self.before && self.passes(row)?).then_some(selected))
     }
 
-    fn passes(&self, row: Row<'_>, bytes: &[u8]) -> Result<bool, Failure> {
+    fn passes(&self, row: Row<'_>) -> Result<bool, Failure> {
         if self.filter.is_open() {
             return Ok(true);
         }
@@ -60,7 +59,7 @@ impl Sieve<'_> {
             Some(DeadLetter { origin, at: death.at, reason: death.reason })
         });
         // The attributes are in the row, wherever the body is.
-        let message = decode_message(&Bytes::copy_from_slice(bytes), None)?;
+        let message = decode_message(&Bytes::copy_from_slice(row.as_bytes()), None)?;
         Ok(self.filter.passes(&row.topic()?, &message, dead.as_ref()))
     }
 }
@@ -252,13 +251,13 @@ fn select_all(
     let mut selected = Vec::new();
     let mut last = start;
     let mut seen = 0;
-    let ended = walk(reader, queue, start, |place, after, bytes| {
+    let ended = walk(reader, queue, start, |place, after, row| {
         if selected.len() == max || seen == scan_max {
             return Ok(false);
         }
         seen += 1;
         last = after;
-        selected.extend(sieve.select(place, bytes)?);
+        selected.extend(sieve.select(place, row)?);
         Ok(true)
     })?;
     let next = (!ended).then_some(Step::All { after: last, before: sieve.before });
@@ -270,14 +269,15 @@ pub(crate) fn walk(
     reader: &Reader,
     queue: u32,
     start: After,
-    mut look: impl FnMut(Place, After, &[u8]) -> Result<bool, Failure>,
+    mut look: impl FnMut(Place, After, Row<'_>) -> Result<bool, Failure>,
 ) -> Result<bool, Failure> {
     if let After::Ready { rank, position } = start {
         let from = (queue, rank, position.saturating_add(1));
         for row in reader.ready.range(from..=(queue, rank_of(0), u64::MAX))? {
             let (key, value) = row?;
-            let (_, rank, position) = key.value();
-            if !look(Place::Ready { rank, position }, After::Ready { rank, position }, value.value())? {
+            let (queue, rank, position) = key.value();
+            let place = Place::Ready { rank, position };
+            if !look(place, After::Ready { rank, position }, Row::at(queue, place, value.value())?)? {
                 return Ok(false);
             }
         }
@@ -289,8 +289,9 @@ pub(crate) fn walk(
         };
         for row in reader.parked.range((queue, key, position)..=(queue, u64::MAX, u64::MAX))? {
             let (parked, value) = row?;
-            let (_, key, position) = parked.value();
-            if !look(Place::Parked { key, position }, After::Parked { key, position }, value.value())? {
+            let (queue, key, position) = parked.value();
+            let place = Place::Parked { key, position };
+            if !look(place, After::Parked { key, position }, Row::at(queue, place, value.value())?)? {
                 return Ok(false);
             }
         }
@@ -301,8 +302,9 @@ pub(crate) fn walk(
     };
     for row in reader.due.range((queue, due, position)..=(queue, HELD, u64::MAX))? {
         let (key, value) = row?;
-        let (_, due, position) = key.value();
-        if !look(Place::Due { due, position }, After::Due { due, position }, value.value())? {
+        let (queue, due, position) = key.value();
+        let place = Place::Due { due, position };
+        if !look(place, After::Due { due, position }, Row::at(queue, place, value.value())?)? {
             return Ok(false);
         }
     }
@@ -324,9 +326,10 @@ fn select_scheduled(
         let Some(row) = reader.due.get((queue, due.0, position.0))?.filter(|_| known.insert(*position)) else {
             continue;
         };
-        let parsed = Row::parse(row.value())?;
-        if due.0 != HELD && parsed.attempts() == 0 && parsed.entry() == position.0 {
-            selected.extend(sieve.select(Place::Due { due: due.0, position: position.0 }, row.value())?);
+        let place = Place::Due { due: due.0, position: position.0 };
+        let row = Row::at(queue, place, row.value())?;
+        if due.0 != HELD && row.attempts() == 0 && row.entry() == position.0 {
+            selected.extend(sieve.select(place, row)?);
         }
     }
     Ok((selected, (end < places.len()).then_some(Step::Listed { index: end })))
@@ -343,7 +346,7 @@ fn select_listed(
     let mut missed = Vec::new();
     for position in listed.iter().copied() {
         match find(reader, queue, position)? {
-            Some((place, row)) => selected.extend(sieve.select(place, &row)?),
+            Some((place, row)) => selected.extend(sieve.select(place, row.view())?),
             None => missed.push(position),
         }
     }
@@ -351,14 +354,16 @@ fn select_listed(
 }
 
 /// The message at a position, if it is ready or held.
-pub(crate) fn find(reader: &Reader, queue: u32, position: u64) -> Result<Option<(Place, Vec<u8>)>, Failure> {
+pub(crate) fn find(reader: &Reader, queue: u32, position: u64) -> Result<Option<(Place, RowBuffer)>, Failure> {
     for rank in 0..=rank_of(0) {
         if let Some(row) = reader.ready.get((queue, rank, position))? {
-            return Ok(Some((Place::Ready { rank, position }, row.value().to_vec())));
+            let place = Place::Ready { rank, position };
+            return Ok(Some((place, Row::at(queue, place, row.value())?.to_buffer())));
         }
     }
-    let held = reader.due.get((queue, HELD, position))?;
-    Ok(held.map(|row| (Place::Due { due: HELD, position }, row.value().to_vec())))
+    let Some(held) = reader.due.get((queue, HELD, position))? else { return Ok(None) };
+    let place = Place::Due { due: HELD, position };
+    Ok(Some((place, Row::at(queue, place, held.value())?.to_buffer())))
 }
 
 /// Looks for listed messages among those that wait for their key or for their time: in another order, so that all have to be looked
@@ -376,7 +381,7 @@ fn search(
     let mut found = Vec::new();
     let mut last = start;
     let mut seen = 0;
-    let ended = walk(reader, queue, start, |place, after, bytes| {
+    let ended = walk(reader, queue, start, |place, after, row| {
         if seen == scan_max {
             return Ok(false);
         }
@@ -384,7 +389,7 @@ fn search(
         last = after;
         let is_held = matches!(place, Place::Due { due: HELD, .. });
         if !is_held && wanted.binary_search(&place.position()).is_ok() {
-            found.extend(sieve.select(place, bytes)?);
+            found.extend(sieve.select(place, row)?);
         }
         Ok(true)
     })?;

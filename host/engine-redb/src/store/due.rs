@@ -54,7 +54,7 @@ impl<T: Ticket> Live<T> {
         let (priority, key, entry, retrying) = {
             let reader = self.reader()?;
             let row = reader.due.get((queue, due, position))?.ok_or_else(|| super::reader::missing(queue, position))?;
-            let row = Row::parse(row.value())?;
+            let row = Row::at(queue, Place::Due { due, position }, row.value())?;
             let retrying = match row.key() {
                 Some(key) => reader.retrying.get((queue, key, position))?.is_some(),
                 None => false,
@@ -101,9 +101,9 @@ impl<T: Ticket> Live<T> {
                 break;
             };
             let (key, value) = row?;
-            let (_, due, position) = key.value();
+            let (queue, due, position) = key.value();
             // The edge itself is loaded already, and what is leased or available comes back by itself.
-            let row = Row::parse(value.value())?;
+            let row = Row::at(queue, Place::Due { due, position }, value.value())?;
             let is_known = (due, position) == edge
                 || state.keys.gone.contains(&position)
                 || self.leases.holds(row.entry())

@@ -101,15 +101,21 @@ impl Effects {
         }
     }
 
-    pub(super) fn add_fresh(&mut self, fresh: Fresh) {
+    /// Counts a row that is to be stored at a place, and tells it so.
+    fn lay(&mut self, queue: u32, place: Place, row: &mut RowBuffer) {
+        row.lie_at(queue, place);
+        self.count(queue, place, 1, row.view());
+    }
+
+    pub(super) fn add_fresh(&mut self, mut fresh: Fresh) {
         let place = Place::Ready { rank: fresh.rank, position: fresh.position };
-        self.count(fresh.queue, place, 1, fresh.row.view());
+        self.lay(fresh.queue, place, &mut fresh.row);
         self.fresh.push(fresh);
     }
 
     pub(super) fn add_due(&mut self, fresh: FreshDue) {
-        let FreshDue { queue, due, position, row } = fresh;
-        self.count(queue, Place::Due { due, position }, 1, row.view());
+        let FreshDue { queue, due, position, mut row } = fresh;
+        self.lay(queue, Place::Due { due, position }, &mut row);
         if due != HELD {
             self.waiting.push((queue, (due, position), row.view().accepted()));
         }
@@ -131,8 +137,8 @@ impl Effects {
 
     /// A row that was taken out of its table, and what becomes of it.
     pub(super) fn take(&mut self, taken: &mut Taken, bytes: &[u8]) -> Result<(), Failure> {
-        let row = Row::parse(bytes)?;
         let (queue, place) = (taken.queue, taken.place);
+        let row = Row::at(queue, place, bytes)?;
         if row.entry() != taken.entry {
             return Err(Failure::Damaged(format!("message {} lies where {} should be", row.entry(), taken.entry)));
         }
@@ -175,14 +181,13 @@ impl Effects {
             }
             Take::Revive { queue, position } => self.append(queue, position, row.revived()),
             Take::Park => {
-                let row = row.to_buffer();
-                let key = row.view().key().unwrap_or(0);
-                self.count(queue, Place::Parked { key, position: place.position() }, 1, row.view());
-                self.parked.push(((queue, key, place.position()), row));
+                let (mut row, key, position) = (row.to_buffer(), row.key().unwrap_or(0), place.position());
+                self.lay(queue, Place::Parked { key, position }, &mut row);
+                self.parked.push(((queue, key, position), row));
             }
             Take::Unpark => {
-                let (row, position) = (row.to_buffer(), place.position());
-                self.count(queue, Place::Ready { rank: RANK, position }, 1, row.view());
+                let (mut row, position) = (row.to_buffer(), place.position());
+                self.lay(queue, Place::Ready { rank: RANK, position }, &mut row);
                 self.stays.push(((queue, RANK, position), row));
             }
             Take::Promote { position } => self.append(queue, position, row.to_buffer()),
@@ -232,8 +237,8 @@ impl Effects {
     }
 
     /// Puts a row to the very key that it had.
-    fn put(&mut self, queue: u32, place: Place, counted: RowBuffer) {
-        self.count(queue, place, 1, counted.view());
+    fn put(&mut self, queue: u32, place: Place, mut counted: RowBuffer) {
+        self.lay(queue, place, &mut counted);
         match place {
             Place::Ready { rank, position } => self.stays.push(((queue, rank, position), counted)),
             Place::Due { due, position } => self.due.push(((queue, due, position), counted)),

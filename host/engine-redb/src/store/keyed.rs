@@ -18,7 +18,6 @@ use super::stage::Take;
 use super::window::WindowEntry;
 use crate::command::Ticket;
 use crate::failure::Failure;
-use crate::row::Row;
 use crate::tables::IN_READY;
 
 /// What one lease call has of keys so far.
@@ -99,13 +98,13 @@ impl<T: Ticket> Live<T> {
             let gone = &self.queues[queue as usize].keys.gone;
             for row in reader.parked.range((queue, hash, from)..=(queue, hash, u64::MAX))? {
                 let (key, value) = row?;
-                let position = key.value().2;
+                let (queue, hash, position) = key.value();
                 if waiting.is_some_and(|waiting| waiting < position) {
                     break;
                 }
                 if !gone.contains(&position) {
-                    let entry = reader.entry(position, value.value())?;
-                    return Ok(Some((Place::Parked { key: hash, position }, entry)));
+                    let place = Place::Parked { key: hash, position };
+                    return Ok(Some((place, reader.entry(queue, place, value.value())?)));
                 }
             }
         }
@@ -161,7 +160,7 @@ impl<T: Ticket> Live<T> {
                 return Err(missing(queue, position));
             };
             state.line(rank).window.forget(position);
-            let row = Row::parse(&row)?;
+            let row = row.view();
             let waiting = Waiting { place, id: row.entry(), accepted: row.accepted(), entry: None };
             state.keys.load_marked(hash, waiting);
         }

@@ -10,7 +10,7 @@ use pelton_core::name::{ConsumerName, NameError, QueueName, ScheduleName};
 use redb::{Builder, CompactionError, Database, ReadableDatabase, ReadableTable as _};
 
 use super::dedup::Generations;
-use super::leases::Leases;
+use super::leases::{Leases, Place};
 use super::queue::Queue;
 use super::reader::Reader;
 use super::stage::Stage;
@@ -177,7 +177,11 @@ impl<T: Ticket> Live<T> {
         }
         let reader = self.reader()?;
         let oldest = match reader.parked.range((queue, 0, 0)..=(queue, u64::MAX, u64::MAX))?.next() {
-            Some(row) => Some(Row::parse(row?.1.value())?.accepted()),
+            Some(row) => {
+                let (key, row) = row?;
+                let (queue, key, position) = key.value();
+                Some(Row::at(queue, Place::Parked { key, position }, row.value())?.accepted())
+            }
             None => None,
         };
         self.queues[queue as usize].keys.parked_oldest = oldest;

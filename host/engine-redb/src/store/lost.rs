@@ -79,7 +79,7 @@ impl<T: Ticket> Live<T> {
             Place::Parked { key, position } => reader.parked.get((queue, key, position))?,
         };
         let Some(row) = row else { return Ok(None) };
-        let row = Row::parse(row.value())?;
+        let row = Row::at(queue, place, row.value())?;
         Ok((row.entry() == one.entry.0).then(|| (queue, place, Whose::of(row), row.attempts())))
     }
 }

@@ -31,9 +31,9 @@ impl<T: Ticket> Live<T> {
         let mut marks = Vec::new();
         for row in reader.due.range((queue, due, position.saturating_add(1))..(queue, HELD, 0))?.take(rows_max) {
             let (key, row) = row?;
-            let (_, due, position) = key.value();
+            let (queue, due, position) = key.value();
             (seen, last) = (seen + 1, (due, position));
-            let row = Row::parse(row.value())?;
+            let row = Row::at(queue, Place::Due { due, position }, row.value())?;
             if let Some(key) = row.key().filter(|_| row.attempts() > 0) {
                 marks.push(((queue, key, position), due));
             }
@@ -53,8 +53,9 @@ impl<T: Ticket> Live<T> {
         let mut parked = Vec::new();
         for row in reader.parked.range((queue, 0, 0)..=(queue, u64::MAX, u64::MAX))?.take(rows_max) {
             let (key, row) = row?;
-            let (_, key, position) = key.value();
-            parked.push((Place::Parked { key, position }, Row::parse(row.value())?.entry()));
+            let (queue, key, position) = key.value();
+            let place = Place::Parked { key, position };
+            parked.push((place, Row::at(queue, place, row.value())?.entry()));
         }
         let any = !parked.is_empty();
         for (place, entry) in parked {

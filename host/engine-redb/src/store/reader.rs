@@ -48,7 +48,7 @@ impl Reader {
             Place::Ready { rank, position } => self.ready_at(queue, rank, position),
             Place::Due { due, position } => self.due_at(queue, due, position),
             Place::Parked { key, position } => match self.parked.get((queue, key, position))? {
-                Some(row) => self.entry(position, row.value()),
+                Some(row) => self.entry(queue, place, row.value()),
                 None => Err(missing(queue, position)),
             },
         }
@@ -57,7 +57,7 @@ impl Reader {
     /// The message at a key of `ready`.
     pub(crate) fn ready_at(&self, queue: u32, rank: u8, position: u64) -> Result<WindowEntry, Failure> {
         match self.ready.get((queue, rank, position))? {
-            Some(row) => self.entry(position, row.value()),
+            Some(row) => self.entry(queue, Place::Ready { rank, position }, row.value()),
             None => Err(missing(queue, position)),
         }
     }
@@ -65,14 +65,18 @@ impl Reader {
     /// The message at a key of `due`.
     pub(crate) fn due_at(&self, queue: u32, due: u64, position: u64) -> Result<WindowEntry, Failure> {
         match self.due.get((queue, due, position))? {
-            Some(row) => self.entry(position, row.value()),
+            Some(row) => self.entry(queue, Place::Due { due, position }, row.value()),
             None => Err(missing(queue, position)),
         }
     }
 
-    /// A row as an entry of a window, with its body wherever that lies.
-    pub(crate) fn entry(&self, position: u64, bytes: &[u8]) -> Result<WindowEntry, Failure> {
-        let row = Row::parse(bytes)?;
+    /// The row at a place as an entry of a window, with its body wherever that lies.
+    pub(crate) fn entry(&self, queue: u32, place: Place, bytes: &[u8]) -> Result<WindowEntry, Failure> {
+        self.entry_of(place.position(), Row::at(queue, place, bytes)?)
+    }
+
+    /// As [`entry`](Self::entry), of a row that was checked.
+    pub(crate) fn entry_of(&self, position: u64, row: Row<'_>) -> Result<WindowEntry, Failure> {
         let body = row.body().map(|body| self.body(body)).transpose()?;
         Ok(WindowEntry {
             position,
@@ -85,7 +89,7 @@ impl Reader {
             expires: row.expires(),
             key: row.key(),
             cost: row.cost(),
-            content: Content::Stored { row: Bytes::copy_from_slice(bytes), body },
+            content: Content::Stored { row: Bytes::copy_from_slice(row.as_bytes()), body },
         })
     }
 
@@ -145,14 +149,14 @@ impl<T: Ticket> Live<T> {
                 return Ok(());
             };
             let (key, value) = row?;
-            let position = key.value().2;
+            let (queue, rank, position) = key.value();
             if position <= window.cursor {
                 return Err(Failure::Damaged(format!("the messages of queue {queue} are out of order at {position}")));
             }
             if keys.is_aside(position) {
                 window.cursor = position;
             } else {
-                window.push(reader.entry(position, value.value())?);
+                window.push(reader.entry(queue, Place::Ready { rank, position }, value.value())?);
             }
         }
         Ok(())

@@ -11,7 +11,6 @@ use super::live::Live;
 use crate::command::{Now, Ticket};
 use crate::cursor::After;
 use crate::failure::Failure;
-use crate::row::Row;
 
 /// Where the look goes on, and when.
 #[derive(Debug)]
@@ -65,14 +64,13 @@ impl<T: Ticket> Live<T> {
         self.reader()?;
         let reader = self.reader.as_ref().expect("it was made just now");
         let leases = &self.leases;
-        let ended = walk(reader, queue, start, |place, after, bytes| {
+        let ended = walk(reader, queue, start, |place, after, row| {
             // What waits for its time is looked at when that has come.
             is_over = matches!(place, Place::Due { due, .. } if due > now.wall.0);
             if is_over || seen == rows_max {
                 return Ok(false);
             }
             (seen, last) = (seen + 1, after);
-            let row = Row::parse(bytes)?;
             if row.expires().is_some_and(|expires| expires <= now.wall) && !leases.holds(row.entry()) {
                 expired.push((place, Whose::of(row)));
             }

@@ -1,4 +1,5 @@
-//! Rows that searches miss, as flipped bits in redb's keys hide them: noticed when their queue is read to its end, by the counters.
+//! Flipped bits in keys. Rows that searches miss are noticed when their queue is read to its end, by the counters; those that are found
+//! where they do not belong, at once.
 
 use std::fs;
 use std::path::Path;
@@ -123,6 +124,28 @@ async fn who_holds_up_a_key_is_missed() {
         assert!(retrying.pop_first().expect("read").is_some());
     };
     check(hide, &["of the 1 messages of queue 'keyed' that hold up their key 0 are found"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_under_another_key_is_not_delivered() {
+    let parts = ["lies where none should be"];
+    for change in [(0, 0, 1 << 20), (0, 1, 0), (4, 0, 0)] {
+        let moved = |txn: &redb::WriteTransaction| {
+            let mut ready = txn.open_table(READY).expect("a table");
+            let (key, row) =
+                ready.pop_last().expect("read").map(|(key, row)| (key.value(), row.value().to_vec())).expect("one");
+            // The queue, the rank or the position.
+            ready.insert((key.0 ^ change.0, key.1 ^ change.1, key.2 ^ change.2), row.as_slice()).expect("inserted");
+        };
+        check(moved, if change.1 == 1 { &["are found"] } else { &parts }).await;
+    }
+    let early = |txn: &redb::WriteTransaction| {
+        let mut due = txn.open_table(DUE).expect("a table");
+        let (key, row) =
+            due.pop_first().expect("read").map(|(key, row)| (key.value(), row.value().to_vec())).expect("one");
+        due.insert((key.0, key.1 ^ 1, key.2), row.as_slice()).expect("inserted");
+    };
+    check(early, &parts).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
