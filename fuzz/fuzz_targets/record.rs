@@ -1,8 +1,8 @@
 //! The small records: a queue's counters, what is global, a queue's name and settings, an attempt at a message.
 //!
-//! Asserts, of arbitrary bytes, and of the same with the version and checksum that belong to them: nothing panics; what
-//! decodes is encoded to bytes that decode to the same. Asserts, of records made of arbitrary parts: they decode to what was
-//! encoded, a queue's rules included; with any one bit flipped, or cut short, those that have a checksum are refused.
+//! Asserts, of arbitrary bytes, and of the same with the version that belongs to them: nothing panics; what decodes is encoded
+//! to bytes that decode to the same. Asserts, of records made of arbitrary parts: they decode to what was encoded, a queue's
+//! rules included; cut short, they are refused. Flipped bits are found before, by the checksum of their table.
 #![no_main]
 
 use std::time::Duration;
@@ -21,7 +21,6 @@ const ATTEMPT_VERSION: u8 = 1;
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {
     made: Made<'a>,
-    flipped: u32,
     cut: u32,
 }
 
@@ -55,7 +54,8 @@ struct Queue {
 fuzz_target!(|bytes: &[u8]| {
     for kind in [Kind::Counters, Kind::Global, Kind::Queue, Kind::Attempt] {
         check_any(kind, bytes);
-        check_any(kind, &sealed(kind, bytes));
+        let version = if kind == Kind::Attempt { ATTEMPT_VERSION } else { VERSION };
+        check_any(kind, &[&[version], bytes].concat());
     }
     if let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(bytes)) {
         check_made(&input);
@@ -65,16 +65,6 @@ fuzz_target!(|bytes: &[u8]| {
 fn check_any(kind: Kind, bytes: &[u8]) {
     let Some(record) = Record::decode(kind, bytes) else { return };
     assert_eq!(Record::decode(kind, &record.encode()), Some(record));
-}
-
-/// The bytes as what stands between version and checksum.
-fn sealed(kind: Kind, bytes: &[u8]) -> Vec<u8> {
-    if kind == Kind::Attempt {
-        return [&[ATTEMPT_VERSION], bytes].concat();
-    }
-    let record = [&[VERSION], bytes].concat();
-    let sum = crc32fast::hash(&record);
-    [record, sum.to_le_bytes().to_vec()].concat()
 }
 
 fn check_made(input: &Input<'_>) {
@@ -94,11 +84,6 @@ fn check_made(input: &Input<'_>) {
     };
     let bytes = record.encode();
     assert_eq!(Record::decode(kind, &bytes), Some(record));
-    let flipped = input.flipped as usize % (bytes.len() * 8);
-    let mut damaged = bytes.clone();
-    damaged[flipped / 8] ^= 1 << (flipped % 8);
-    let damaged = Record::decode(kind, &damaged);
-    assert!(damaged.is_none() || kind == Kind::Attempt, "bit {flipped} is flipped");
     let cut = input.cut as usize % bytes.len();
     assert_eq!(Record::decode(kind, &bytes[..cut]), None, "{cut} bytes are left");
 }

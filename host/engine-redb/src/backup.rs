@@ -23,6 +23,7 @@ use crate::folder::copy_file;
 use crate::open::free_bytes;
 use crate::panics;
 use crate::records::Counters;
+use crate::seal::unseal;
 use crate::tables::{
     ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_QUEUE, DEDUP, DUE, META, NAMES, PARKED, READY, RETRYING, SCHEDULES,
 };
@@ -143,7 +144,9 @@ impl Drop for Unfinished {
 fn live_bytes(txn: &ReadTransaction) -> Result<u64, Failure> {
     let mut bytes = 0_u64;
     for row in txn.open_table(COUNTERS)?.range((COUNTERS_QUEUE, 0)..=(COUNTERS_QUEUE, u32::MAX))? {
-        bytes = bytes.saturating_add(Counters::decode(row?.1.value())?.bytes);
+        let (key, value) = row?;
+        let counters = Counters::decode(unseal(COUNTERS, &key.value(), value.value())?)?;
+        bytes = bytes.saturating_add(counters.bytes);
     }
     Ok(bytes)
 }

@@ -1,9 +1,7 @@
 //! Pages of a queue, read from a snapshot on the caller's side: the writer only makes the snapshot.
 
 use pelton_core::clock::WallMs;
-use pelton_core::engine::{
-    Attempt, Browse, DeadLetter, EngineError, EntryId, Page, Position, QueueId, RequestError, Stored,
-};
+use pelton_core::engine::{Browse, DeadLetter, EngineError, EntryId, Page, Position, QueueId, RequestError, Stored};
 use pelton_core::name::QueueName;
 use redb::{ReadOnlyTable, ReadTransaction};
 
@@ -12,6 +10,7 @@ use crate::cursor::After;
 use crate::failure::Failure;
 use crate::history;
 use crate::row::{Row, decode_message};
+use crate::seal::Sealed;
 use crate::store::{Place, Reader, find, walk};
 use crate::tables::ATTEMPTS;
 
@@ -28,7 +27,7 @@ pub struct Snapshot {
 
 struct Pages<'a> {
     reader: Reader,
-    attempts: ReadOnlyTable<(u64, u32), &'static [u8]>,
+    attempts: ReadOnlyTable<(u64, u32), Sealed<&'static [u8]>>,
     names: &'a [QueueName],
     items: Vec<Stored>,
     bytes: usize,
@@ -129,12 +128,8 @@ impl Pages<'_> {
             priority: row.priority(),
             leased: false,
             dead: dead.transpose()?,
-            history: if row.history() > 0 { self.history(row.entry())? } else { Vec::new() },
+            history: history::read(&self.attempts, row.entry(), row.history())?,
         });
         Ok(())
-    }
-
-    fn history(&self, entry: u64) -> Result<Vec<Attempt>, Failure> {
-        self.attempts.range((entry, 0)..=(entry, u32::MAX))?.map(|row| history::decode(row?.1.value())).collect()
     }
 }

@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::hash::Secret;
 use crate::open::OpenError;
 use crate::records::Global;
+use crate::seal::seal;
 use crate::tables::{
     ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, DEDUP, DUE, META, NAMES, PARKED, READY, RETRYING, SCHEDULES,
 };
@@ -60,7 +61,8 @@ fn initialise_tables(txn: &WriteTransaction, identity: &Identity) -> Result<(), 
     txn.open_table(DEDUP)?;
     txn.open_table(SCHEDULES)?;
     let global = Global { next_position: 1, epoch: 0, commit: 0, next_queue: 0 };
-    txn.open_table(COUNTERS)?.insert((COUNTERS_GLOBAL, 0), &global.encode()[..])?;
+    let key = (COUNTERS_GLOBAL, 0);
+    txn.open_table(COUNTERS)?.insert(key, seal(COUNTERS, &key, &global.encode()[..]))?;
     let mut meta = txn.open_table(META)?;
     let Identity { store, secret } = identity;
     meta.insert("format", FORMAT_VERSION)?;

@@ -1,8 +1,11 @@
 //! One attempt at a message as a value of `attempts`: a version byte, then JSON. Written only when a delivery fails.
 
 use pelton_core::engine::Attempt;
+use redb::ReadOnlyTable;
 
 use crate::failure::Failure;
+use crate::seal::{Sealed, unseal};
+use crate::tables::ATTEMPTS;
 
 const VERSION: u8 = 1;
 
@@ -21,6 +24,30 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Attempt, Failure> {
         Some((version, _)) => Err(Failure::Damaged(format!("a stored attempt has version {version}, not {VERSION}"))),
         None => Err(Failure::Damaged("a stored attempt is empty".to_owned())),
     }
+}
+
+/// What is kept of the history of a message at which so many attempts were `written`: the last ones.
+pub(crate) fn read(
+    table: &ReadOnlyTable<(u64, u32), Sealed<&'static [u8]>>,
+    entry: u64,
+    written: u32,
+) -> Result<Vec<Attempt>, Failure> {
+    let mut history = Vec::new();
+    let Some(last) = written.checked_sub(1) else { return Ok(history) };
+    let mut next = None;
+    for row in table.range((entry, 0)..=(entry, u32::MAX))? {
+        let (key, value) = row?;
+        let number = key.value().1;
+        if next.is_some_and(|next| next != number) {
+            break;
+        }
+        next = Some(number.saturating_add(1));
+        history.push(decode(unseal(ATTEMPTS, &key.value(), value.value())?)?);
+    }
+    if next == last.checked_add(1) {
+        return Ok(history);
+    }
+    Err(Failure::Damaged(format!("of the {written} attempts at message {entry} the last are not where they should be")))
 }
 
 #[cfg(test)]

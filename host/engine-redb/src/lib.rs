@@ -28,6 +28,7 @@ mod report;
 mod reserve;
 mod restore;
 mod row;
+mod seal;
 mod space;
 mod store;
 mod tables;

@@ -1,4 +1,5 @@
-//! The small records: a queue's counters, what is global, and a queue's name and settings. Each starts with a version.
+//! The small records: a queue's counters, what is global, and a queue's name and settings. Each starts with a version; its checksum is
+//! its table's business, see [`crate::seal`].
 
 use std::time::Duration;
 
@@ -154,7 +155,7 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        match unseal(bytes).and_then(<[u8]>::split_first) {
+        match bytes.split_first() {
             Some((&VERSION, rest)) => Self { rest, complete: true },
             _ => Self { rest: &[], complete: false },
         }
@@ -187,36 +188,19 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Bytes of the checksum (CRC-32) that every record ends with.
-const SUM_BYTES: usize = 4;
-/// Bytes of encoded [`Counters`]: the version, seven numbers, the checksum.
-const COUNTERS_BYTES: usize = 1 + 7 * 8 + SUM_BYTES;
-/// Bytes of encoded [`Global`]: the version, four numbers, the checksum.
-const GLOBAL_BYTES: usize = 1 + 3 * 8 + 4 + SUM_BYTES;
-
-/// Puts the checksum of a record behind it.
-fn seal<const N: usize>(bytes: &mut [u8; N]) {
-    let sum = crc32fast::hash(&bytes[..N - SUM_BYTES]);
-    bytes[N - SUM_BYTES..].copy_from_slice(&sum.to_le_bytes());
-}
-
-/// The record without its checksum; none where that is wrong.
-fn unseal(bytes: &[u8]) -> Option<&[u8]> {
-    let (record, sum) = bytes.split_last_chunk::<SUM_BYTES>()?;
-    (crc32fast::hash(record).to_le_bytes() == *sum).then_some(record)
-}
+/// Bytes of encoded [`Counters`]: the version, seven numbers.
+const COUNTERS_BYTES: usize = 1 + 7 * 8;
+/// Bytes of encoded [`Global`]: the version, four numbers.
+const GLOBAL_BYTES: usize = 1 + 3 * 8 + 4;
 
 impl Counters {
     pub(crate) fn encode(self) -> [u8; COUNTERS_BYTES] {
         let Self { ready, due, parked, retrying, expiring, held, bytes } = self;
         let mut encoded = [VERSION; COUNTERS_BYTES];
-        for (part, number) in encoded[1..COUNTERS_BYTES - SUM_BYTES]
-            .chunks_exact_mut(8)
-            .zip([ready, due, parked, retrying, expiring, held, bytes])
-        {
+        let numbers = [ready, due, parked, retrying, expiring, held, bytes];
+        for (part, number) in encoded[1..].chunks_exact_mut(8).zip(numbers) {
             part.copy_from_slice(&number.to_le_bytes());
         }
-        seal(&mut encoded);
         encoded
     }
 
@@ -242,7 +226,6 @@ impl Global {
         bytes[9..17].copy_from_slice(&self.epoch.to_le_bytes());
         bytes[17..25].copy_from_slice(&self.commit.to_le_bytes());
         bytes[25..29].copy_from_slice(&self.next_queue.to_le_bytes());
-        seal(&mut bytes);
         bytes
     }
 
@@ -265,16 +248,14 @@ impl NameRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
         serde_json::to_writer(&mut bytes, self).expect("a record is texts and numbers, written to memory");
-        let sum = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(&sum.to_le_bytes());
         bytes
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Failure> {
         let damaged = |reason: String| Failure::Damaged(format!("the record of a queue is damaged: {reason}"));
-        match unseal(bytes).and_then(<[u8]>::split_first) {
+        match bytes.split_first() {
             Some((&VERSION, json)) => serde_json::from_slice(json).map_err(|error| damaged(error.to_string())),
-            _ => Err(damaged("its checksum or version is wrong".to_owned())),
+            _ => Err(damaged("its version is wrong".to_owned())),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::open::OpenError;
 use crate::panics;
 use crate::readonly;
 use crate::records::{Counters, NameRecord};
+use crate::seal::unseal;
 use crate::tables::{ATTEMPTS, BODIES, DEDUP, DUE, NAMES, NAMES_QUEUE, PARKED, READY};
 use crate::verify::{Findings, Problems};
 
@@ -223,8 +224,9 @@ pub(crate) fn queue_names(txn: &ReadTransaction) -> Result<Vec<(QueueName, NameR
     let mut queues = Vec::new();
     for row in txn.open_table(NAMES)?.range((NAMES_QUEUE, "")..(NAMES_QUEUE + 1, ""))? {
         let (key, value) = row?;
+        let record = NameRecord::decode(unseal(NAMES, &key.value(), value.value())?)?;
         let name = QueueName::new(key.value().1).map_err(|error| Failure::Damaged(error.to_string()))?;
-        queues.push((name, NameRecord::decode(value.value())?));
+        queues.push((name, record));
     }
     Ok(queues)
 }

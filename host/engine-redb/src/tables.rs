@@ -1,7 +1,10 @@
-//! The tables of the data file. One id space for queues; positions and entries come from one counter.
+//! The tables of the data file. One id space for queues; positions and entries come from one counter. Every value is sealed, but for rows
+//! of messages and bodies, which have checksums of their own.
 
 use pelton_core::engine::{PRIORITY_DEFAULT, PRIORITY_MAX};
 use redb::TableDefinition;
+
+use crate::seal::Sealed;
 
 /// Key of a message that is ready: (queue, rank = 9 - priority, position).
 pub(crate) type ReadyKey = (u32, u8, u64);
@@ -46,18 +49,18 @@ pub(crate) const DUE: TableDefinition<'_, DueKey, &[u8]> = TableDefinition::new(
 /// Messages that wait behind another of their key, so that they are out of the way; leased in place.
 pub(crate) const PARKED: TableDefinition<'_, ParkedKey, &[u8]> = TableDefinition::new("parked");
 /// Messages that come before those parked of their key and lie elsewhere: with their time in `due`, or [`IN_READY`].
-pub(crate) const RETRYING: TableDefinition<'_, ParkedKey, u64> = TableDefinition::new("retrying");
+pub(crate) const RETRYING: TableDefinition<'_, ParkedKey, Sealed<u64>> = TableDefinition::new("retrying");
 /// Chunks of bodies too large for their row: (body, chunk).
 pub(crate) const BODIES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("bodies");
 /// How many rows refer to a body that is, or once was, shared.
-pub(crate) const BODY_REFS: TableDefinition<'_, u64, u32> = TableDefinition::new("body_refs");
+pub(crate) const BODY_REFS: TableDefinition<'_, u64, Sealed<u32>> = TableDefinition::new("body_refs");
 /// The history of a message: (entry, n).
-pub(crate) const ATTEMPTS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("attempts");
+pub(crate) const ATTEMPTS: TableDefinition<'_, (u64, u32), Sealed<&[u8]>> = TableDefinition::new("attempts");
 /// Figures that would otherwise need a scan: (kind, id).
-pub(crate) const COUNTERS: TableDefinition<'_, (u8, u32), &[u8]> = TableDefinition::new("counters");
+pub(crate) const COUNTERS: TableDefinition<'_, (u8, u32), Sealed<&[u8]>> = TableDefinition::new("counters");
 /// Names and settings: (kind, name).
-pub(crate) const NAMES: TableDefinition<'_, (u8, &str), &[u8]> = TableDefinition::new("names");
+pub(crate) const NAMES: TableDefinition<'_, (u8, &str), Sealed<&[u8]>> = TableDefinition::new("names");
 /// Identities of messages that were accepted a while ago.
-pub(crate) const DEDUP: TableDefinition<'_, DedupKey, DedupValue> = TableDefinition::new("dedup");
+pub(crate) const DEDUP: TableDefinition<'_, DedupKey, Sealed<DedupValue>> = TableDefinition::new("dedup");
 /// The last tick of each schedule, in ms since 1970.
-pub(crate) const SCHEDULES: TableDefinition<'_, &str, u64> = TableDefinition::new("schedules");
+pub(crate) const SCHEDULES: TableDefinition<'_, &str, Sealed<u64>> = TableDefinition::new("schedules");

@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use pelton_core::name::{ConsumerName, QueueName, ScheduleName};
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable as _};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
 use crate::failure::Failure;
 use crate::history;
 use crate::records::{Counters, Global, NameRecord};
 use crate::row::{BodyRef, Row, decode_message};
+use crate::seal::{Sealed, unseal};
 use crate::store::{Place, Reader, find};
 use crate::tables::{
     ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DEDUP, DUE, HELD, IN_READY, NAMES,
-    NAMES_PAUSED_CONSUMER, NAMES_QUEUE, PARKED, RANK, READY, SCHEDULES, rank_of,
+    NAMES_PAUSED_CONSUMER, NAMES_QUEUE, PARKED, RANK, READY, RETRYING, SCHEDULES, rank_of,
 };
 
 /// What a file holds, all of it checked.
@@ -118,6 +119,11 @@ impl<'a> Findings<'a> {
         self.check_attempts(txn)
     }
 
+    /// The value; what is wrong with it is told.
+    fn note<T>(&mut self, read: Result<T, Failure>) -> Option<T> {
+        read.map_err(|failure| self.wrong.push(failure.to_string())).ok()
+    }
+
     fn row(&mut self) {
         if let Some(on_row) = &mut self.on_row {
             on_row();
@@ -128,7 +134,7 @@ impl<'a> Findings<'a> {
         for row in txn.open_table(NAMES)?.range((NAMES_QUEUE, "")..(NAMES_QUEUE + 1, ""))? {
             let (key, value) = row?;
             let name = key.value().1.to_owned();
-            match NameRecord::decode(value.value()) {
+            match unseal(NAMES, &key.value(), value.value()).and_then(NameRecord::decode) {
                 Ok(record) => {
                     if QueueName::new(&name).is_err() {
                         self.wrong.push(format!("'{name}' is no name of a queue"));
@@ -141,10 +147,12 @@ impl<'a> Findings<'a> {
             }
         }
         for row in txn.open_table(NAMES)?.range((NAMES_PAUSED_CONSUMER, "")..(NAMES_PAUSED_CONSUMER + 1, ""))? {
-            let name = row?.0.value().1.to_owned();
+            let (key, value) = row?;
+            let name = key.value().1.to_owned();
             if ConsumerName::new(&name).is_err() {
                 self.wrong.push(format!("'{name}' is no name of a consumer"));
             }
+            self.note(unseal(NAMES, &key.value(), value.value()));
         }
         let lost: Vec<_> = self.names.values().filter_map(|record| record.dead_letter).collect();
         for id in lost.into_iter().filter(|id| !self.names.contains_key(id)) {
@@ -248,7 +256,8 @@ impl<'a> Findings<'a> {
     fn check_retrying(&mut self, reader: &Reader) -> Result<(), Failure> {
         for row in reader.retrying.iter()? {
             let (key, due) = row?;
-            let ((queue, hash, position), due) = (key.value(), due.value());
+            let (queue, hash, position) = key.value();
+            let Some(due) = self.note(unseal(RETRYING, &key.value(), due.value())) else { continue };
             self.counted.entry(queue).or_default().retrying += 1;
             let found = if due == IN_READY {
                 self.keyed_ready.get_mut(&(queue, hash)).map(|ready| ready.remove(&position));
@@ -282,8 +291,7 @@ impl<'a> Findings<'a> {
 
     fn check_counters(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
         let table = txn.open_table(COUNTERS)?;
-        let global = table.get((COUNTERS_GLOBAL, 0))?;
-        let global = global.map_or_else(|| Ok(Global::default()), |bytes| Global::decode(bytes.value()))?;
+        let global = read_global(&table)?;
         if let Some(last) = self.positions.last().filter(|last| **last >= global.next_position) {
             self.wrong.push(format!("position {last} is taken, and the next is {}", global.next_position));
         }
@@ -294,7 +302,12 @@ impl<'a> Findings<'a> {
         let mut stored = BTreeMap::new();
         for row in table.range((COUNTERS_QUEUE, 0)..=(COUNTERS_QUEUE, u32::MAX))? {
             let (key, value) = row?;
-            stored.insert(key.value().1, Counters::decode(value.value())?);
+            let counters = unseal(COUNTERS, &key.value(), value.value()).and_then(Counters::decode);
+            let id = key.value().1;
+            match counters {
+                Ok(counters) => drop(stored.insert(id, counters)),
+                Err(failure) => self.wrong.push(format!("the counters of queue {id}: {failure}")),
+            }
         }
         for queue in known.iter().chain(self.counted.keys()).chain(stored.keys()).copied().collect::<BTreeSet<_>>() {
             let (counters, rows) = (stored.get(&queue).copied(), self.counted.get(&queue).copied());
@@ -310,17 +323,18 @@ impl<'a> Findings<'a> {
 
     /// What belongs to no message.
     fn check_others(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
-        let global = txn.open_table(COUNTERS)?.get((COUNTERS_GLOBAL, 0))?;
-        let global = global.map_or_else(|| Ok(Global::default()), |bytes| Global::decode(bytes.value()))?;
+        let next_position = read_global(&txn.open_table(COUNTERS)?)?.next_position;
         for row in txn.open_table(DEDUP)?.iter()? {
-            let (_, first, targets, _) = row?.1.value();
-            if first.saturating_add(targets.into()) > global.next_position {
-                self.wrong
-                    .push(format!("an identity stands for message {first}, and the next is {}", global.next_position));
+            let (key, value) = row?;
+            let Some((_, first, targets, _)) = self.note(unseal(DEDUP, &key.value(), value.value())) else { continue };
+            if first.saturating_add(targets.into()) > next_position {
+                self.wrong.push(format!("an identity stands for message {first}, and the next is {next_position}"));
             }
         }
         for row in txn.open_table(SCHEDULES)?.iter()? {
-            let name = row?.0.value().to_owned();
+            let (key, value) = row?;
+            let name = key.value().to_owned();
+            self.note(unseal(SCHEDULES, &key.value(), value.value()));
             if ScheduleName::new(&name).is_err() {
                 self.wrong.push(format!("'{name}' is no name of a schedule"));
             }
@@ -341,7 +355,8 @@ impl<'a> Findings<'a> {
         let mut refs = BTreeMap::new();
         for row in txn.open_table(BODY_REFS)?.iter()? {
             let (key, value) = row?;
-            refs.insert(key.value(), value.value());
+            let (id, users) = (key.value(), self.note(unseal(BODY_REFS, &key.value(), value.value())));
+            refs.extend(users.map(|users| (id, users)));
         }
         for (id, (body, users)) in &self.bodies {
             let expected = body.shared.then_some(*users);
@@ -364,7 +379,8 @@ impl<'a> Findings<'a> {
             let (entry, number) = key.value();
             kept.entry(entry).or_default().push(number);
             self.summary.attempts += 1;
-            if let Err(failure) = history::decode(value.value()) {
+            let attempt = unseal(ATTEMPTS, &key.value(), value.value()).and_then(history::decode);
+            if let Err(failure) = attempt {
                 self.wrong.push(format!("attempt {number} of message {entry}: {failure}"));
             }
         }
@@ -392,5 +408,13 @@ fn told<T>(found: Result<Option<T>, Failure>) -> Result<Option<T>, Failure> {
     match found {
         Err(Failure::Damaged(_)) => Ok(None),
         found => found,
+    }
+}
+
+fn read_global(table: &impl ReadableTable<(u8, u32), Sealed<&'static [u8]>>) -> Result<Global, Failure> {
+    let key = (COUNTERS_GLOBAL, 0);
+    match table.get(key)? {
+        Some(value) => Global::decode(unseal(COUNTERS, &key, value.value())?),
+        None => Ok(Global::default()),
     }
 }

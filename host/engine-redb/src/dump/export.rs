@@ -24,6 +24,7 @@ use crate::records::{Counters, NameRecord};
 use crate::report::{OnWork, Work, queue_names};
 use crate::row::Row;
 use crate::row::decode_message;
+use crate::seal::{Sealed, unseal};
 use crate::store::{Place, Reader};
 use crate::tables::{ATTEMPTS, COUNTERS, COUNTERS_QUEUE, HELD};
 use crate::verify::Problems;
@@ -97,7 +98,7 @@ impl<E: Into<Failure>> From<E> for Stop {
 struct Exporting<'a> {
     txn: &'a ReadTransaction,
     reader: Reader,
-    attempts: ReadOnlyTable<(u64, u32), &'static [u8]>,
+    attempts: ReadOnlyTable<(u64, u32), Sealed<&'static [u8]>>,
     secret: Secret,
     /// All, by id: names of origins.
     names: Vec<(QueueName, NameRecord)>,
@@ -135,7 +136,8 @@ impl<'a> Exporting<'a> {
         let counters = self.txn.open_table(COUNTERS).map_err(Failure::from)?;
         for (_, id) in &queues {
             if let Some(row) = counters.get((COUNTERS_QUEUE, *id)).map_err(Failure::from)? {
-                of += Counters::decode(row.value())?.messages();
+                let counters = Counters::decode(unseal(COUNTERS, &(COUNTERS_QUEUE, *id), row.value())?)?;
+                of += counters.messages();
             }
         }
         let mut done = 0;
@@ -210,12 +212,6 @@ impl<'a> Exporting<'a> {
             let origin = self.names.iter().find(|(_, record)| record.id == death.origin).ok_or_else(unknown)?;
             Ok(Dead { origin: origin.0.clone(), at: death.at, reason: death.reason })
         });
-        let mut history = Vec::new();
-        if row.history() > 0 {
-            for attempt in self.attempts.range((row.entry(), 0)..=(row.entry(), u32::MAX))? {
-                history.push(history::decode(attempt?.1.value())?);
-            }
-        }
         Ok(Record {
             queue: queue.clone(),
             topic: row.topic()?,
@@ -230,7 +226,7 @@ impl<'a> Exporting<'a> {
             attempts: row.attempts(),
             alone: row.is_alone(),
             dead: dead.transpose()?,
-            history,
+            history: history::read(&self.attempts, row.entry(), row.history())?,
             message,
         })
     }

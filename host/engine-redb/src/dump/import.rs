@@ -21,6 +21,7 @@ use crate::panics;
 use crate::records::{Counters, Global, NameRecord};
 use crate::report::{OnWork, Work, queue_names};
 use crate::row::{External, Facts, RowBuffer};
+use crate::seal::{seal, unseal};
 use crate::store::Place;
 use crate::tables::{
     ATTEMPTS, BODIES, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, HELD, NAMES, NAMES_QUEUE, RANK, READY, RETRYING,
@@ -254,9 +255,10 @@ impl Target {
         {
             let mut table = txn.open_table(COUNTERS)?;
             for (id, counters) in &counters {
-                table.insert((COUNTERS_QUEUE, *id), &counters.encode()[..])?;
+                let key = (COUNTERS_QUEUE, *id);
+                table.insert(key, seal(COUNTERS, &key, &counters.encode()[..]))?;
             }
-            table.insert((COUNTERS_GLOBAL, 0), &global.encode()[..])?;
+            table.insert(GLOBAL, seal(COUNTERS, &GLOBAL, &global.encode()[..]))?;
         }
         txn.commit()?;
         (self.global, self.queues, self.counters, self.imported) = (global, queues, counters, imported);
@@ -264,17 +266,21 @@ impl Target {
     }
 }
 
+/// The key of what is global.
+const GLOBAL: (u8, u32) = (COUNTERS_GLOBAL, 0);
+
 type Known = (Global, BTreeMap<QueueName, NameRecord>, BTreeMap<u32, Counters>);
 
 fn read_known(database: &Database) -> Result<Known, Failure> {
     let txn = database.begin_read()?;
     let table = txn.open_table(COUNTERS)?;
     let missing = || Failure::Damaged("the global counters are missing".to_owned());
-    let global = Global::decode(table.get((COUNTERS_GLOBAL, 0))?.ok_or_else(missing)?.value())?;
+    let global = unseal(COUNTERS, &GLOBAL, table.get(GLOBAL)?.ok_or_else(missing)?.value())?.to_vec();
+    let global = Global::decode(&global)?;
     let mut counters = BTreeMap::new();
     for row in table.range((COUNTERS_QUEUE, 0)..=(COUNTERS_QUEUE, u32::MAX))? {
         let (key, value) = row?;
-        counters.insert(key.value().1, Counters::decode(value.value())?);
+        counters.insert(key.value().1, Counters::decode(unseal(COUNTERS, &key.value(), value.value())?)?);
     }
     Ok((global, queue_names(&txn)?.into_iter().collect(), counters))
 }
@@ -312,7 +318,8 @@ impl Batch<'_> {
                 if let Some(hash) = hash.filter(|_| queue.settings.order_by_key && record.attempts > 0 && !record.held)
                 {
                     counters.retrying += 1;
-                    self.txn.open_table(RETRYING)?.insert((queue.id, hash, position), due)?;
+                    let key = (queue.id, hash, position);
+                    self.txn.open_table(RETRYING)?.insert(key, seal(RETRYING, &key, due))?;
                 }
             }
             None => {
@@ -363,7 +370,8 @@ impl Batch<'_> {
         if !history.is_empty() {
             let mut attempts = self.txn.open_table(ATTEMPTS)?;
             for (number, attempt) in (0..).zip(history) {
-                attempts.insert((position, number), history::encode(attempt).as_slice())?;
+                let key = (position, number);
+                attempts.insert(key, seal(ATTEMPTS, &key, history::encode(attempt).as_slice()))?;
             }
         }
         Ok(row)
@@ -377,7 +385,8 @@ impl Batch<'_> {
         let record = NameRecord::new(self.global.next_queue);
         self.global.next_queue += 1;
         self.counters.entry(record.id).or_default();
-        self.txn.open_table(NAMES)?.insert((NAMES_QUEUE, name.as_str()), record.encode().as_slice())?;
+        let key = (NAMES_QUEUE, name.as_str());
+        self.txn.open_table(NAMES)?.insert(key, seal(NAMES, &key, record.encode().as_slice()))?;
         self.queues.insert(name.clone(), record.clone());
         self.imported.created.push(name.clone());
         Ok(record)

@@ -17,8 +17,11 @@ use crate::cursor::After;
 use crate::failure::Failure;
 use crate::records::Global;
 use crate::row::{Row, decode_message};
+use crate::seal::unseal;
 use crate::store::{Place as RowPlace, Reader, walk};
-use crate::tables::{BODY_REFS, COUNTERS, COUNTERS_GLOBAL, HELD, IN_READY, RANK, SCHEDULES as SCHEDULES_TABLE};
+use crate::tables::{
+    BODY_REFS, COUNTERS, COUNTERS_GLOBAL, HELD, IN_READY, RANK, RETRYING, SCHEDULES as SCHEDULES_TABLE,
+};
 
 /// What the store did to a message by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,22 +132,24 @@ impl World {
         let Some(txn) = self.store().look() else { return Ok(Ok(None)) };
         let reader = Reader::of(&txn)?;
         let mut seen = Seen::default();
-        if let Some(global) = txn.open_table(COUNTERS)?.get((COUNTERS_GLOBAL, 0))? {
-            let global = Global::decode(global.value())?;
+        let key = (COUNTERS_GLOBAL, 0);
+        if let Some(global) = txn.open_table(COUNTERS)?.get(key)? {
+            let global = Global::decode(unseal(COUNTERS, &key, global.value())?)?;
             (seen.next_position, seen.commit) = (global.next_position, global.commit);
         }
         for row in txn.open_table(SCHEDULES_TABLE)?.iter()? {
             let (name, at) = row?;
             let number = SCHEDULES.iter().position(|known| *known == name.value()).unwrap_or(usize::MAX);
-            seen.ticks.insert(number, at.value());
+            seen.ticks.insert(number, unseal(SCHEDULES_TABLE, &name.value(), at.value())?);
         }
         for row in txn.open_table(BODY_REFS)?.iter()? {
             seen.shared_bodies.insert(row?.0.value());
         }
         for row in reader.retrying.iter()? {
             let (key, due) = row?;
-            self.tell(|| format!("retrying {:?} at {}", key.value(), due.value()));
-            seen.marked += usize::from(due.value() == IN_READY);
+            let due = unseal(RETRYING, &key.value(), due.value())?;
+            self.tell(|| format!("retrying {:?} at {due}", key.value()));
+            seen.marked += usize::from(due == IN_READY);
         }
         let mut wrong = None;
         for queue in 0..QUEUES.len() as u32 {

@@ -14,6 +14,7 @@ use super::live::Live;
 use crate::command::{Now, Ticket};
 use crate::failure::Failure;
 use crate::prepare::PreparedIdentity;
+use crate::seal::{seal, unseal};
 use crate::tables::{DEDUP, DedupKey, DedupValue};
 
 /// What is known of an identity.
@@ -138,7 +139,7 @@ impl<T: Ticket> Live<T> {
         let reader = self.reader()?;
         for generation in [Some(present), present.checked_sub(1)].into_iter().flatten() {
             if let Some(row) = reader.dedup.get((window, generation, hash))? {
-                return Ok(Some(row.value().into()));
+                return Ok(Some(unseal(DEDUP, &(window, generation, hash), row.value())?.into()));
             }
         }
         Ok(None)
@@ -190,7 +191,7 @@ pub(super) fn write_dedup(
     let mut table = txn.open_table(DEDUP)?;
     rows.sort_unstable_by_key(|(key, _)| *key);
     for (key, value) in rows {
-        table.insert(key, value)?;
+        table.insert(key, seal(DEDUP, &key, value))?;
     }
     let Some((window, generation)) = dead else { return Ok(None) };
     let range = (window, generation, 0)..=(window, generation, u128::MAX);

@@ -11,6 +11,7 @@ use super::queue::Queue;
 use super::{Failed, Replies};
 use crate::command::{Now, Reply, Ticket};
 use crate::records::{Counters, NameRecord, Settings};
+use crate::seal::seal;
 use crate::tables::{COUNTERS, COUNTERS_QUEUE, NAMES, NAMES_PAUSED_CONSUMER, NAMES_QUEUE, SCHEDULES};
 
 impl<T: Ticket> Live<T> {
@@ -94,19 +95,21 @@ impl<T: Ticket> Live<T> {
         {
             let mut table = txn.open_table(NAMES)?;
             for (name, record) in changed {
-                table.insert((NAMES_QUEUE, name.as_str()), record.encode().as_slice())?;
+                let key = (NAMES_QUEUE, name.as_str());
+                table.insert(key, seal(NAMES, &key, record.encode().as_slice()))?;
             }
             // Every queue has counters, also one that holds nothing: missing ones are damage.
             let mut table = txn.open_table(COUNTERS)?;
             for id in self.queue_count()..next_queue {
-                table.insert((COUNTERS_QUEUE, id), &Counters::default().encode()[..])?;
+                let key = (COUNTERS_QUEUE, id);
+                table.insert(key, seal(COUNTERS, &key, &Counters::default().encode()[..]))?;
             }
             let mut table = txn.open_table(SCHEDULES)?;
             for gone in self.ticks.keys().filter(|name| !ticks.contains_key(*name)) {
                 table.remove(gone.as_str())?;
             }
             for (name, at) in ticks.iter().filter(|(name, _)| !self.ticks.contains_key(*name)) {
-                table.insert(name.as_str(), at.0)?;
+                table.insert(name.as_str(), seal(SCHEDULES, &name.as_str(), at.0))?;
             }
         }
         self.global.next_queue = next_queue;
@@ -163,10 +166,12 @@ impl<T: Ticket> Live<T> {
                 (_, Some(queue)) => {
                     let state = &self.queues[queue as usize];
                     let record = NameRecord { paused, ..state.record.clone() };
-                    table.insert((NAMES_QUEUE, state.name.as_str()), record.encode().as_slice())?;
+                    let key = (NAMES_QUEUE, state.name.as_str());
+                    table.insert(key, seal(NAMES, &key, record.encode().as_slice()))?;
                 }
                 (Pausable::Consumer(name), _) if paused => {
-                    table.insert((NAMES_PAUSED_CONSUMER, name.as_str()), &[][..])?;
+                    let key = (NAMES_PAUSED_CONSUMER, name.as_str());
+                    table.insert(key, seal(NAMES, &key, &[][..]))?;
                 }
                 (Pausable::Consumer(name), _) => {
                     table.remove((NAMES_PAUSED_CONSUMER, name.as_str()))?;

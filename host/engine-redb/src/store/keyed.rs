@@ -18,7 +18,8 @@ use super::stage::Take;
 use super::window::WindowEntry;
 use crate::command::Ticket;
 use crate::failure::Failure;
-use crate::tables::IN_READY;
+use crate::seal::unseal;
+use crate::tables::{IN_READY, RETRYING};
 
 /// What one lease call has of keys so far.
 #[derive(Debug)]
@@ -151,7 +152,7 @@ impl<T: Ticket> Live<T> {
             let (key, due) = row?;
             let (_, hash, position) = key.value();
             found += 1;
-            if due.value() != IN_READY {
+            if unseal(RETRYING, &key.value(), due.value())? != IN_READY {
                 state.keys.retry(hash);
                 continue;
             }

@@ -25,6 +25,7 @@ use crate::open::{Disk, OpenError};
 use crate::panics;
 use crate::records::{Counters, Global, NameRecord};
 use crate::row::Row;
+use crate::seal::unseal;
 use crate::tables::{COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, NAMES, NAMES_PAUSED_CONSUMER, NAMES_QUEUE, SCHEDULES};
 use crate::tuning::Tuning;
 
@@ -360,8 +361,9 @@ fn read_records(database: &Database) -> Result<Records, Failure> {
     let counters = txn.open_table(COUNTERS)?;
     let damaged = |what: &str| Failure::Damaged(what.to_owned());
     let invalid = |error: NameError| Failure::Damaged(error.to_string());
-    let global = match counters.get((COUNTERS_GLOBAL, 0))? {
-        Some(bytes) => Global::decode(bytes.value())?,
+    let key = (COUNTERS_GLOBAL, 0);
+    let global = match counters.get(key)? {
+        Some(value) => Global::decode(unseal(COUNTERS, &key, value.value())?)?,
         None => return Err(damaged("the global counters are missing")),
     };
     let names = txn.open_table(NAMES)?;
@@ -369,9 +371,10 @@ fn read_records(database: &Database) -> Result<Records, Failure> {
     for row in names.range((NAMES_QUEUE, "")..(NAMES_QUEUE + 1, ""))? {
         let (key, value) = row?;
         let name = QueueName::new(key.value().1).map_err(invalid)?;
-        let record = NameRecord::decode(value.value())?;
-        let stored = match counters.get((COUNTERS_QUEUE, record.id))? {
-            Some(bytes) => Counters::decode(bytes.value())?,
+        let record = NameRecord::decode(unseal(NAMES, &key.value(), value.value())?)?;
+        let key = (COUNTERS_QUEUE, record.id);
+        let stored = match counters.get(key)? {
+            Some(value) => Counters::decode(unseal(COUNTERS, &key, value.value())?)?,
             None => return Err(Failure::Damaged(format!("the counters of queue '{name}' are missing"))),
         };
         by_id.insert(record.id, Queue::new(name, record, stored));
@@ -382,12 +385,15 @@ fn read_records(database: &Database) -> Result<Records, Failure> {
     }
     let mut paused_consumers = BTreeSet::new();
     for row in names.range((NAMES_PAUSED_CONSUMER, "")..(NAMES_PAUSED_CONSUMER + 1, ""))? {
-        paused_consumers.insert(ConsumerName::new(row?.0.value().1).map_err(invalid)?);
+        let (key, value) = row?;
+        unseal(NAMES, &key.value(), value.value())?;
+        paused_consumers.insert(ConsumerName::new(key.value().1).map_err(invalid)?);
     }
     let mut ticks = BTreeMap::new();
     for row in txn.open_table(SCHEDULES)?.iter()? {
         let (name, at) = row?;
-        ticks.insert(ScheduleName::new(name.value()).map_err(invalid)?, WallMs(at.value()));
+        let at = unseal(SCHEDULES, &name.value(), at.value())?;
+        ticks.insert(ScheduleName::new(name.value()).map_err(invalid)?, WallMs(at));
     }
     Ok(Records { global, queues: by_id.into_values().collect(), ticks, paused_consumers })
 }

@@ -13,6 +13,7 @@ use super::window::WindowEntry;
 use crate::command::{Content, Ticket};
 use crate::failure::Failure;
 use crate::row::{BodyRef, Row};
+use crate::seal::Sealed;
 use crate::tables::{BODIES, DEDUP, DUE, DedupKey, DedupValue, DueKey, PARKED, ParkedKey, READY, RETRYING, ReadyKey};
 
 /// The tables that messages are read from, as of one moment.
@@ -20,8 +21,8 @@ pub(crate) struct Reader {
     pub(crate) ready: ReadOnlyTable<ReadyKey, &'static [u8]>,
     pub(crate) due: ReadOnlyTable<DueKey, &'static [u8]>,
     pub(crate) parked: ReadOnlyTable<ParkedKey, &'static [u8]>,
-    pub(crate) retrying: ReadOnlyTable<ParkedKey, u64>,
-    pub(crate) dedup: ReadOnlyTable<DedupKey, DedupValue>,
+    pub(crate) retrying: ReadOnlyTable<ParkedKey, Sealed<u64>>,
+    pub(crate) dedup: ReadOnlyTable<DedupKey, Sealed<DedupValue>>,
     bodies: ReadOnlyTable<(u64, u32), &'static [u8]>,
 }
 

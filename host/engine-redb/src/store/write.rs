@@ -22,6 +22,7 @@ use crate::open::Disk;
 use crate::prepare::PreparedBody;
 use crate::records::Counters;
 use crate::row::BodyRef;
+use crate::seal::{Sealed, seal, unseal};
 use crate::tables::{
     ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, DueKey, PARKED, ParkedKey, READY,
     RETRYING, ReadyKey, SCHEDULES,
@@ -123,11 +124,13 @@ impl<T: Ticket> Live<T> {
         for (queue, delta) in deltas {
             let below_zero = || Failure::Damaged(format!("the counters of queue {queue} are less than what it holds"));
             let counters = delta.apply(self.queues[*queue as usize].stored).ok_or_else(below_zero)?;
-            table.insert((COUNTERS_QUEUE, *queue), &counters.encode()[..])?;
+            let key = (COUNTERS_QUEUE, *queue);
+            table.insert(key, seal(COUNTERS, &key, &counters.encode()[..]))?;
             changed.push((*queue, counters));
         }
         self.global.commit += 1;
-        table.insert((COUNTERS_GLOBAL, 0), &self.global.encode()[..])?;
+        let key = (COUNTERS_GLOBAL, 0);
+        table.insert(key, seal(COUNTERS, &key, &self.global.encode()[..]))?;
         Ok(changed)
     }
 
@@ -220,7 +223,7 @@ fn write_ticks(txn: &WriteTransaction, ticks: Vec<(ScheduleName, u64)>) -> Resul
     }
     let mut table = txn.open_table(SCHEDULES)?;
     for (schedule, at) in ticks {
-        table.insert(schedule.as_str(), at)?;
+        table.insert(schedule.as_str(), seal(SCHEDULES, &schedule.as_str(), at))?;
     }
     Ok(())
 }
@@ -273,7 +276,7 @@ fn write_retrying(txn: &WriteTransaction, effects: &mut Effects) -> Result<(), F
     let mut table = txn.open_table(RETRYING)?;
     // What was marked before it was settled is marked no more.
     for (key, due) in &effects.marks {
-        if table.insert(key, due)?.is_none() {
+        if table.insert(key, seal(RETRYING, key, *due))?.is_none() {
             effects.deltas.entry(key.0).or_default().retrying += 1;
         }
     }
@@ -286,7 +289,7 @@ fn write_retrying(txn: &WriteTransaction, effects: &mut Effects) -> Result<(), F
         }
     }
     for (key, due) in &effects.retrying {
-        if table.insert(key, due)?.is_none() {
+        if table.insert(key, seal(RETRYING, key, *due))?.is_none() {
             effects.deltas.entry(key.0).or_default().retrying += 1;
         }
     }
@@ -402,7 +405,7 @@ fn write_bodies(
             bodies.insert((id, number), chunk)?;
         }
         if body.shared {
-            refs.insert(id, body.users)?;
+            refs.insert(id, seal(BODY_REFS, &id, body.users))?;
         }
     }
     for body in released {
@@ -415,15 +418,15 @@ fn write_bodies(
 }
 
 /// Counts one user less; returns how many are left.
-fn release_shared(refs: &mut Table<'_, u64, u32>, id: u64) -> Result<u32, Failure> {
-    let users = refs.get(id)?.map(|users| users.value());
+fn release_shared(refs: &mut Table<'_, u64, Sealed<u32>>, id: u64) -> Result<u32, Failure> {
+    let users = refs.get(id)?.map(|users| unseal(BODY_REFS, &id, users.value())).transpose()?;
     match users.and_then(|users| users.checked_sub(1)) {
         Some(0) => {
             refs.remove(id)?;
             Ok(0)
         }
         Some(left) => {
-            refs.insert(id, left)?;
+            refs.insert(id, seal(BODY_REFS, &id, left))?;
             Ok(left)
         }
         None => Err(Failure::Damaged(format!("body {id} has more users than are counted"))),
@@ -437,7 +440,7 @@ fn write_attempts(txn: &WriteTransaction, effects: &mut Effects) -> Result<(), F
     let mut table = txn.open_table(ATTEMPTS)?;
     effects.attempts.sort_unstable_by_key(|(key, _)| *key);
     for (key, attempt) in &effects.attempts {
-        table.insert(key, attempt.as_slice())?;
+        table.insert(key, seal(ATTEMPTS, key, attempt.as_slice()))?;
     }
     for key in &effects.attempts_dropped {
         table.remove(key)?;

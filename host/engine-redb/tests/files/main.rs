@@ -2,9 +2,10 @@
 //! taking messages out of them and into them.
 
 mod backup;
+mod damage;
 mod dump;
 mod flips;
-mod hidden;
+
 mod open;
 mod restore;
 mod support;

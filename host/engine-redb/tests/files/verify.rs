@@ -8,9 +8,9 @@ use redb::{Database, TableDefinition};
 
 use crate::support::{LARGE_BYTES, Opened, clean_report, filled_file};
 
-const COUNTERS: TableDefinition<'_, (u8, u32), &[u8]> = TableDefinition::new("counters");
+const COUNTERS: TableDefinition<'_, (u8, u32), (u32, &[u8])> = TableDefinition::new("counters");
 const BODIES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("bodies");
-const BODY_REFS: TableDefinition<'_, u64, u32> = TableDefinition::new("body_refs");
+const BODY_REFS: TableDefinition<'_, u64, (u32, u32)> = TableDefinition::new("body_refs");
 
 #[tokio::test]
 async fn a_report_says_what_is_there() {
@@ -104,8 +104,7 @@ async fn what_does_not_add_up_is_reported() {
     check(bodies, "body 999999 belongs to no message").await;
     let refs = |txn: &redb::WriteTransaction| {
         let mut table = txn.open_table(BODY_REFS).expect("a table");
-        let first = table.pop_first().expect("read").map(|(key, _)| key.value()).expect("one body is shared");
-        table.insert(first, 7).expect("inserted");
+        assert!(table.pop_first().expect("read").is_some(), "one body is shared");
     };
-    check(refs, "has 2 users, and Some(7) are counted").await;
+    check(refs, "has 2 users, and None are counted").await;
 }
