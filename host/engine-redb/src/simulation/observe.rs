@@ -124,8 +124,9 @@ impl World {
 
     fn last_commit(&mut self) -> Result<Option<u64>, Failure> {
         let Some(txn) = self.store().look() else { return Ok(None) };
-        let global = txn.open_table(COUNTERS)?.get((COUNTERS_GLOBAL, 0))?;
-        Ok(global.map(|global| Global::decode(global.value())).transpose()?.map(|global| global.commit))
+        let key = (COUNTERS_GLOBAL, 0);
+        let Some(global) = txn.open_table(COUNTERS)?.get(key)? else { return Ok(None) };
+        Ok(Some(Global::decode(unseal(COUNTERS, &key, global.value())?)?.commit))
     }
 
     fn see(&mut self) -> Result<Result<Option<Seen>, String>, Failure> {
