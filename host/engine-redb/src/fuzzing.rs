@@ -224,7 +224,7 @@ impl Record {
     /// The queue `id`, declared as this.
     pub fn queue(id: u32, paused: bool, dead_letter: Option<u32>, definition: &QueueDefinition) -> Self {
         let (settings, ranked) = (Settings::of(definition), definition.priority);
-        Self(Content::Queue(NameRecord { id, declared: true, paused, dead_letter, settings, ranked }))
+        Self(Content::Queue(NameRecord { id, declared: true, paused, dead_letter, settings, ranked, turning: false }))
     }
 
     /// An attempt.

@@ -61,6 +61,9 @@ pub(crate) struct NameRecord {
     pub(crate) settings: Settings,
     /// Whether it ever kept priorities, so that its messages may have any rank.
     pub(crate) ranked: bool,
+    /// Its order was changed, and its rows may still lie as in the other.
+    #[serde(default)]
+    pub(crate) turning: bool,
 }
 
 /// What a queue was declared as. Its field names are those of broker.toml; what is missing is as if nothing were declared.
@@ -241,7 +244,7 @@ impl NameRecord {
     /// A queue that nobody has declared yet.
     pub(crate) fn new(id: u32) -> Self {
         let settings = Settings::default();
-        Self { id, declared: false, paused: false, dead_letter: None, settings, ranked: false }
+        Self { id, declared: false, paused: false, dead_letter: None, settings, ranked: false, turning: false }
     }
 
     /// A version byte, then JSON: it is read at start and written when something is declared.
@@ -272,7 +275,8 @@ mod tests {
         assert_eq!(Global::decode(&global.encode()), Ok(global));
         for dead_letter in [None, Some(0), Some(5)] {
             let settings = Settings { max_messages: Some(7), order_by_key: true, ..Settings::default() };
-            let name = NameRecord { id: 4, declared: true, paused: true, dead_letter, settings, ranked: true };
+            let name =
+                NameRecord { id: 4, declared: true, paused: true, dead_letter, settings, ranked: true, turning: true };
             assert_eq!(NameRecord::decode(&name.encode()), Ok(name));
         }
         assert!(Counters::decode(&counters.encode()[..COUNTERS_BYTES - 1]).is_err());

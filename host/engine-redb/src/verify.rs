@@ -60,7 +60,7 @@ pub(crate) struct Findings<'a> {
     positions: BTreeSet<u64>,
     /// The records of queues, by id.
     names: BTreeMap<u32, NameRecord>,
-    /// Queues that keep order by key and have parked messages; an order that is being changed back may break off anywhere.
+    /// Queues that keep order by key and have parked messages, and are not about to change that.
     parking: BTreeSet<u32>,
     /// Of these, the positions in `ready` by key.
     keyed_ready: BTreeMap<(u32, u64), BTreeSet<u64>>,
@@ -164,6 +164,7 @@ impl<'a> Findings<'a> {
     fn find_parking(&mut self, reader: &Reader) -> Result<(), Failure> {
         for (queue, record) in &self.names {
             if record.settings.order_by_key
+                && !record.turning
                 && reader.parked.range((*queue, 0, 0)..=(*queue, u64::MAX, u64::MAX))?.next().is_some()
             {
                 self.parking.insert(*queue);

@@ -49,8 +49,8 @@ impl<T: Ticket> Live<T> {
             });
         }
         let record = |(name, id): (&QueueName, &u32)| {
-            let known = self.queues.get(*id as usize).map(|queue| queue.record.clone());
-            let mut record = known.unwrap_or_else(|| NameRecord::new(*id));
+            let known = self.queues.get(*id as usize);
+            let mut record = known.map_or_else(|| NameRecord::new(*id), |queue| queue.record.clone());
             record.declared = names.contains(name);
             // What is no longer declared goes on as it was.
             if let Some(definition) = declared.get(name) {
@@ -58,6 +58,8 @@ impl<T: Ticket> Live<T> {
                 record.ranked |= record.settings.priority;
                 record.dead_letter = definition.dead_letter.as_ref().and_then(|name| ids.get(name).copied());
             }
+            let has_another_order = |queue: &Queue| queue.turn.is_some() || queue.keyed != record.settings.order_by_key;
+            record.turning = known.is_some_and(has_another_order);
             (name.clone(), record)
         };
         let records: BTreeMap<QueueName, NameRecord> = ids.iter().map(record).collect();

@@ -17,7 +17,9 @@ impl<T: Ticket> Live<T> {
     /// Makes available what is due in every queue.
     pub(super) fn ripen_due(&mut self, now: Now) -> Result<(), Failure> {
         for queue in 0..self.queue_count() {
-            if self.queues[queue as usize].due.next().is_some_and(|due| due <= now.wall) {
+            // A change of order looks at all that waits for its time, and moves nothing of it.
+            let state = &self.queues[queue as usize];
+            if state.turn.is_none() && state.due.next().is_some_and(|due| due <= now.wall) {
                 self.ripen(queue, now)?;
             }
         }

@@ -185,7 +185,7 @@ impl Effects {
                 self.lay(queue, Place::Parked { key, position }, &mut row);
                 self.parked.push(((queue, key, position), row));
             }
-            Take::Unpark => {
+            Take::Align => {
                 let (mut row, position) = (row.to_buffer(), place.position());
                 self.lay(queue, Place::Ready { rank: RANK, position }, &mut row);
                 self.stays.push(((queue, RANK, position), row));

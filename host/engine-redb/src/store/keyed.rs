@@ -156,7 +156,6 @@ impl<T: Ticket> Live<T> {
                 state.keys.retry(hash);
                 continue;
             }
-            // It has another rank than others if it was stored when the queue kept priorities.
             let Some((place @ Place::Ready { rank, .. }, row)) = find(reader, queue, position)? else {
                 return Err(missing(queue, position));
             };

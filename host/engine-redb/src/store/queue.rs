@@ -15,7 +15,8 @@ use pelton_core::retry::RetryPolicy;
 
 use super::due_window::DueWindow;
 use super::keys::Keys;
-use super::window::{DueAt, Line};
+use super::order::Turn;
+use super::window::Line;
 use crate::records::{Counters, NameRecord};
 use crate::tables::{RANK, rank_of};
 
@@ -75,8 +76,10 @@ pub(crate) struct Queue {
     /// The settings of `record`, as they are used.
     pub(crate) retry: RetryPolicy,
     pub(crate) bounds: Bounds,
-    /// Whether messages are kept in order by key now; it follows the settings once nothing is leased.
+    /// Whether messages are kept in order by key now; it follows the settings once nothing is leased. Not while that goes on.
     pub(crate) keyed: bool,
+    /// A change of order has begun and is not complete.
+    pub(crate) turn: Option<Turn>,
     /// As committed.
     pub(crate) stored: Counters,
     /// On its way in, and out to make room, but not committed yet; kept where there are bounds.
@@ -85,8 +88,6 @@ pub(crate) struct Queue {
     /// Bytes of the leased, and of the staged that were leased.
     pub(crate) held_bytes: u64,
     pub(crate) staged_bytes: u64,
-    /// How far a change of order has come.
-    pub(crate) turned: DueAt,
     /// By rank, the first to be served first.
     pub(crate) lines: Vec<Line>,
     pub(crate) due: DueWindow,
@@ -111,19 +112,20 @@ pub(crate) struct Queue {
 impl Queue {
     /// A queue with nothing in memory.
     pub(crate) fn new(name: QueueName, record: NameRecord, stored: Counters) -> Self {
-        let keyed = record.settings.order_by_key || stored.parked > 0 || stored.retrying > 0;
+        let by_key = record.settings.order_by_key;
+        let turning = record.turning || !by_key && (stored.parked > 0 || stored.retrying > 0);
         let mut queue = Self {
             name,
             retry: record.settings.retry(),
             bounds: record.settings.bounds(),
             record,
-            keyed,
+            keyed: by_key && !turning,
+            turn: turning.then_some(Turn::Clearing),
             stored,
             incoming: Load::default(),
             outgoing: Load::default(),
             held_bytes: 0,
             staged_bytes: 0,
-            turned: (0, 0),
             lines: Vec::new(),
             due: DueWindow::default(),
             keys: Keys::default(),
@@ -141,12 +143,14 @@ impl Queue {
     }
 
     /// Forgets what is in memory of messages that nobody holds: all is read from disk again.
-    fn forget_all(&mut self) {
+    pub(super) fn forget_all(&mut self) {
         let empty = self.stored.ready == 0;
         let ranks = if self.record.ranked { 0..=rank_of(0) } else { RANK..=RANK };
         self.lines = ranks.map(|rank| Line::new(rank, empty)).collect();
         self.due = if self.stored.due > 0 { DueWindow::unread() } else { DueWindow::default() };
+        let parked_oldest = self.keys.parked_oldest.filter(|_| self.stored.parked > 0);
         self.keys = Keys::unread(self.stored.parked, self.stored.retrying);
+        self.keys.parked_oldest = parked_oldest;
         self.overdue = 0;
     }
 
@@ -163,23 +167,6 @@ impl Queue {
             }
         }
         self.record = record;
-    }
-
-    /// Whether the order in which messages are leased is about to change: nothing is leased until then.
-    pub(crate) fn is_changing_order(&self) -> bool {
-        self.record.settings.order_by_key != self.keyed
-    }
-
-    /// Whether it is to change and nothing is leased any more.
-    pub(crate) fn may_change_order(&self) -> bool {
-        self.is_changing_order() && self.leased.is_empty() && self.staged == 0
-    }
-
-    /// Changes the order as it was declared.
-    pub(crate) fn change_order(&mut self) {
-        self.keyed = self.record.settings.order_by_key;
-        self.turned = (0, 0);
-        self.forget_all();
     }
 
     /// Whether as many messages whose time has come wait in its lines as may.

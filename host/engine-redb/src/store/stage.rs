@@ -61,8 +61,8 @@ pub(crate) enum Take {
     Revive { queue: u32, position: u64 },
     /// It waits for its key, out of the way.
     Park,
-    /// It waits for its key no longer: it is back at its old place.
-    Unpark,
+    /// It waits for its key no longer, or has no priority any more: it is in line at its old position.
+    Align,
     /// Its time has come: it joins the others at the end of its queue.
     Promote { position: u64 },
     /// It waits until another time.
@@ -126,6 +126,8 @@ pub(crate) struct Stage<T> {
     pub(crate) marks: Vec<(ParkedKey, u64)>,
     /// Such that do so no longer.
     pub(crate) unmarks: Vec<ParkedKey>,
+    /// Queues whose change of order is complete.
+    pub(crate) turned: Vec<u32>,
     /// How many expired or were dropped, by queue.
     pub(crate) ended: Vec<(u32, Ended)>,
     /// Identities of messages among the fresh, and their rows.
@@ -146,6 +148,7 @@ impl<T> Default for Stage<T> {
             taken: Vec::new(),
             marks: Vec::new(),
             unmarks: Vec::new(),
+            turned: Vec::new(),
             ended: Vec::new(),
             identities: HashMap::new(),
             dedup: Vec::new(),
@@ -166,6 +169,7 @@ impl<T> Stage<T> {
             && self.ticks.is_empty()
             && self.marks.is_empty()
             && self.unmarks.is_empty()
+            && self.turned.is_empty()
     }
 
     pub(crate) fn messages(&self) -> u64 {

@@ -20,12 +20,12 @@ use crate::command::{Now, Ticket};
 use crate::failure::Failure;
 use crate::open::Disk;
 use crate::prepare::PreparedBody;
-use crate::records::Counters;
+use crate::records::{Counters, NameRecord};
 use crate::row::BodyRef;
 use crate::seal::{Sealed, seal, unseal};
 use crate::tables::{
-    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, DueKey, PARKED, ParkedKey, READY,
-    RETRYING, ReadyKey, SCHEDULES,
+    ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, DueKey, NAMES, NAMES_QUEUE, PARKED,
+    ParkedKey, READY, RETRYING, ReadyKey, SCHEDULES,
 };
 
 /// Transactions in one batch that only clear the way for those who wait.
@@ -93,6 +93,7 @@ impl<T: Ticket> Live<T> {
         write_attempts(&txn, &mut effects)?;
         let emptied = write_dedup(&txn, dedup, dead, self.tuning.dedup_delete_rows)?;
         write_ticks(&txn, std::mem::take(&mut self.stage.ticks))?;
+        self.write_turned(&txn)?;
         let counters = self.write_counters(&txn, &effects.deltas)?;
         txn.commit().map_err(|error| Failed { failure: error.into(), unknown: true })?;
         self.tally.commits += 1;
@@ -134,8 +135,23 @@ impl<T: Ticket> Live<T> {
         Ok(changed)
     }
 
+    /// Notes which changes of order are complete.
+    fn write_turned(&self, txn: &WriteTransaction) -> Result<(), Failure> {
+        if self.stage.turned.is_empty() {
+            return Ok(());
+        }
+        let mut names = txn.open_table(NAMES)?;
+        for queue in &self.stage.turned {
+            let Queue { name, record, .. } = &self.queues[*queue as usize];
+            let record = NameRecord { turning: false, ..record.clone() };
+            names.insert((NAMES_QUEUE, name.as_str()), record.encode().as_slice())?;
+        }
+        Ok(())
+    }
+
     /// Lets memory follow what was committed.
     fn follow(&mut self, effects: Effects, counters: Vec<(u32, Counters)>) {
+        let turning: Vec<u32> = counters.iter().map(|(queue, _)| *queue).collect();
         for (queue, stored) in counters {
             let state = &mut self.queues[queue as usize];
             state.stored = stored;
@@ -177,6 +193,17 @@ impl<T: Ticket> Live<T> {
                 Ended::Expired => state.expired += 1,
                 Ended::Dropped => state.dropped += 1,
             }
+        }
+        // Rows of a queue that changes its order go where memory has passed already.
+        for queue in turning {
+            let state = &mut self.queues[queue as usize];
+            if state.turn.is_some() {
+                state.forget_all();
+            }
+        }
+        for queue in std::mem::take(&mut self.stage.turned) {
+            self.queues[queue as usize].end_turn();
+            self.touch(queue);
         }
         let stage = &mut self.stage;
         self.tally.settled += std::mem::take(&mut stage.settled);
