@@ -74,7 +74,7 @@ impl<T: Ticket> Live<T> {
             Some(key) if retrying => {
                 state.keys.wait(key, Waiting { place, id: entry, accepted, entry: None });
                 state.overdue += 1;
-                state.keys.unretry(key);
+                state.keys.unretry(key, position);
             }
             // Its key may have gone on meanwhile, so that it joins at the end.
             Some(_) => {

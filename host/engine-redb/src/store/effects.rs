@@ -78,8 +78,8 @@ pub(super) struct Effects {
     pub(super) back: Vec<Back>,
     /// Keys of whom one message less is leased, and its position.
     pub(super) freed: Vec<(u32, u64, u64)>,
-    /// Keys of whom one message less waits for its next attempt.
-    pub(super) unretried: Vec<(u32, u64)>,
+    /// Keys of whom one message less waits for its next attempt, and its position.
+    pub(super) unretried: Vec<ParkedKey>,
 }
 
 impl Effects {

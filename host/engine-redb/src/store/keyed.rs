@@ -89,15 +89,17 @@ impl<T: Ticket> Live<T> {
         }
     }
 
-    /// The message of a key with the least position from `from` on, of those that wait for it. It is not in memory any more.
+    /// The message of a key with the least position from `from` on, of those that wait for it and do not come behind one that is tried
+    /// again later. It is not in memory any more.
     fn first_of_key(&mut self, queue: u32, hash: u64, from: u64) -> Result<Option<(Place, WindowEntry)>, Failure> {
         let state = &self.queues[queue as usize];
-        let waiting = state.keys.first_waiting(hash, from);
-        if state.stored.parked > 0 {
+        let end = state.keys.first_retry(hash).unwrap_or(u64::MAX);
+        let waiting = state.keys.first_waiting(hash, from).filter(|waiting| *waiting < end);
+        if state.stored.parked > 0 && from < end {
             self.reader()?;
             let reader = self.reader.as_ref().expect("it was made just now");
             let gone = &self.queues[queue as usize].keys.gone;
-            for row in reader.parked.range((queue, hash, from)..=(queue, hash, u64::MAX))? {
+            for row in reader.parked.range((queue, hash, from)..(queue, hash, end))? {
                 let (key, value) = row?;
                 let (queue, hash, position) = key.value();
                 if waiting.is_some_and(|waiting| waiting < position) {
@@ -153,7 +155,7 @@ impl<T: Ticket> Live<T> {
             let (_, hash, position) = key.value();
             found += 1;
             if unseal(RETRYING, &key.value(), due.value())? != IN_READY {
-                state.keys.retry(hash);
+                state.keys.retry(hash, position);
                 continue;
             }
             let Some((place @ Place::Ready { rank, .. }, row)) = find(reader, queue, position)? else {

@@ -31,8 +31,8 @@ pub(crate) struct Waiting {
 pub(crate) struct Key {
     /// Messages of it that are leased or being settled.
     leased: u32,
-    /// Messages of it that wait for their next attempt.
-    retrying: u32,
+    /// Messages of it that wait for their next attempt, by position; one whose time changes counts twice for a moment.
+    retrying: BTreeMap<u64, u32>,
     /// The leased that lie in `ready` and stay there until they are settled.
     in_ready: BTreeSet<u64>,
     /// Messages in `ready` that are known on disk to come before those parked.
@@ -44,7 +44,13 @@ pub(crate) struct Key {
 
 impl Key {
     fn is_held_up(&self) -> bool {
-        self.leased > 0 || self.retrying > 0
+        self.leased > 0 || !self.retrying.is_empty()
+    }
+
+    /// Whether somebody may be served: nothing of it is leased, and whoever is first does not wait behind one that is tried again later.
+    fn may_serve(&self) -> bool {
+        let retry = self.retrying.keys().next();
+        self.leased == 0 && retry.is_none_or(|retry| self.waiting.keys().next().is_some_and(|first| first < retry))
     }
 }
 
@@ -159,8 +165,14 @@ impl Keys {
         self.aside.contains(&position)
     }
 
-    pub(crate) fn retry(&mut self, hash: u64) {
-        self.by_hash.entry(hash).or_default().retrying += 1;
+    /// A message of the key waits for its next attempt.
+    pub(crate) fn retry(&mut self, hash: u64, position: u64) {
+        *self.by_hash.entry(hash).or_default().retrying.entry(position).or_default() += 1;
+    }
+
+    /// The first position of the key behind which nobody is served: a message there waits for its next attempt.
+    pub(crate) fn first_retry(&self, hash: u64) -> Option<u64> {
+        self.by_hash.get(&hash)?.retrying.keys().next().copied()
     }
 
     /// A message of the key is not leased any more.
@@ -172,16 +184,21 @@ impl Keys {
     }
 
     /// A message of the key does not wait for its next attempt any more: its time has come, or it is gone.
-    pub(crate) fn unretry(&mut self, hash: u64) {
+    pub(crate) fn unretry(&mut self, hash: u64, position: u64) {
         let key = self.by_hash.entry(hash).or_default();
-        key.retrying = key.retrying.saturating_sub(1);
+        if let Some(times) = key.retrying.get_mut(&position) {
+            *times -= 1;
+            if *times == 0 {
+                key.retrying.remove(&position);
+            }
+        }
         self.offer(hash);
     }
 
     /// Puts the key in line if nothing holds it up.
     pub(crate) fn offer(&mut self, hash: u64) {
         if let Some(key) = self.by_hash.get_mut(&hash)
-            && !key.is_held_up()
+            && key.may_serve()
             && !key.eligible
         {
             key.eligible = true;
@@ -194,7 +211,7 @@ impl Keys {
         while let Some(hash) = self.eligible.pop_front() {
             if let Some(key) = self.by_hash.get_mut(&hash) {
                 key.eligible = false;
-                if !key.is_held_up() {
+                if key.may_serve() {
                     return Some(hash);
                 }
             }

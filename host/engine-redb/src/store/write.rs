@@ -175,14 +175,14 @@ impl<T: Ticket> Live<T> {
             self.queues[queue as usize].due.insert(key, accepted, self.tuning.due_entries);
         }
         // A key that waits for its retry is not free, so that this comes before it is freed.
-        for ((queue, key, _), _) in effects.retrying {
-            self.queues[queue as usize].keys.retry(key);
+        for ((queue, key, position), _) in effects.retrying {
+            self.queues[queue as usize].keys.retry(key, position);
         }
         for back in effects.back {
             self.put_back(back.queue, back.place, back.whose);
         }
-        for (queue, key) in effects.unretried {
-            self.queues[queue as usize].keys.unretry(key);
+        for (queue, key, position) in effects.unretried {
+            self.queues[queue as usize].keys.unretry(key, position);
         }
         for (queue, key, position) in effects.freed {
             self.queues[queue as usize].keys.unlease(key, position);
@@ -311,7 +311,7 @@ fn write_retrying(txn: &WriteTransaction, effects: &mut Effects) -> Result<(), F
         if table.remove(key)?.is_some() {
             effects.deltas.entry(key.0).or_default().retrying -= 1;
             if waited {
-                effects.unretried.push((key.0, key.1));
+                effects.unretried.push(key);
             }
         }
     }
