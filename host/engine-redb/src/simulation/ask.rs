@@ -153,8 +153,11 @@ impl World {
         for (entry, (_, becoming)) in prepared.entries.iter().zip(becomes) {
             let cost = prepared.cost(entry);
             // A dead letter has its reason beside the message.
-            for (queue, cost) in
-                BTreeSet::from([entry.queue, becoming.queue]).into_iter().map(|queue| (queue, cost + 200))
+            let cost = cost + 200;
+            let settings = &self.settings[entry.queue as usize];
+            let overflow = settings.dead_letter.filter(|_| settings.bounds.overflow == Overflow::DeadLetter);
+            for queue in
+                [Some(entry.queue), Some(becoming.queue), overflow].into_iter().flatten().collect::<BTreeSet<_>>()
             {
                 let brought = self.turn.brings.entry(queue).or_default();
                 *brought = (brought.0 + 1, brought.1 + cost);

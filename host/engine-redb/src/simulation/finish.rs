@@ -147,8 +147,8 @@ impl World {
 
     /// The store looks again no later than something happens.
     fn check_deadline(&self, deadline: Duration) -> Result<(), String> {
-        let due = self.model.entries.values().filter_map(|entry| match entry.place {
-            Place::Due(due) if due != HELD => due.checked_sub(self.now.wall.0),
+        let due = self.model.entries.iter().filter_map(|(id, entry)| match entry.place {
+            Place::Due(due) if due != HELD && !self.has_come(*id, due) => Some(due - self.now.wall.0),
             _ => None,
         });
         let ends = self.leases.values().filter_map(|held| Some(held.ends?.since(self.now.monotonic)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::model::{Entry, Id, Place, identify};
 use super::world::{Caller, Held, World};
 use crate::Grant;
-use crate::tables::{HELD, RANK};
+use crate::tables::HELD;
 
 impl World {
     pub(super) fn check_leased(
@@ -93,7 +93,6 @@ impl World {
     fn check_key(&mut self, call: u64, id: Id, entry: &Entry, ttl: Option<Duration>) -> Result<(), String> {
         let Some(key) = self.facts[&id].key else { return Ok(()) };
         let turned = self.turned[entry.queue as usize];
-        let is_ranked = |entry: &Entry| matches!(entry.place, Place::Ready(rank) if rank != RANK);
         let others: Vec<(Id, Entry)> = self
             .model
             .of_queue(entry.queue)
@@ -109,9 +108,8 @@ impl World {
                         "message {id} ({entry:?}) was leased with {other} ({of:?}) of its key: {held:?}"
                     ));
                 }
-                // Priorities that it had before are still in force within it, and retries were passed then.
-                None if is_ranked(entry) || is_ranked(&of) => {}
-                None if turned && [entry.place, of.place].iter().any(|place| matches!(place, Place::Due(_))) => {}
+                // A retry from before the order was changed is not held up by what it had overtaken.
+                None if turned && matches!(entry.place, Place::Due(_)) => {}
                 // One that is delayed joins at the end when its time has come.
                 None if of.place == Place::Due(HELD) || matches!(of.place, Place::Due(_)) && of.attempts == 0 => {}
                 None if comes_before => self.pass(id, other),

@@ -28,7 +28,8 @@ use crate::tables::{
 pub(super) enum Deed {
     LeaseEnded,
     Parked,
-    Unparked,
+    /// A change of order put it back in line.
+    Aligned,
     Promoted,
     Retimed,
     Expired,
@@ -296,7 +297,7 @@ impl World {
                     self.count("lease expired");
                 }
                 Deed::Parked => self.count("parked"),
-                Deed::Unparked => self.count("unparked by an order change"),
+                Deed::Aligned => self.count("aligned by a change of order"),
                 Deed::Promoted => self.count("promote"),
                 Deed::Retimed => self.count("retime"),
                 Deed::Expired if self.turn.committing => self.count("expired on lease"),
@@ -369,9 +370,9 @@ impl World {
         for rules in self.rules(entry.queue) {
             let keyed = facts.key.is_some() && (rules.keyed || turned);
             match entry.place {
-                Place::Ready(_) if keyed => go(Some(Entry { place: Place::Parked, ..entry.clone() }), Deed::Parked),
-                Place::Parked if turned => {
-                    go(Some(Entry { place: Place::Ready(RANK), ..entry.clone() }), Deed::Unparked);
+                Place::Ready(RANK) if keyed => go(Some(Entry { place: Place::Parked, ..entry.clone() }), Deed::Parked),
+                Place::Parked | Place::Ready(_) if turned && entry.place != Place::Ready(RANK) => {
+                    go(Some(Entry { place: Place::Ready(RANK), ..entry.clone() }), Deed::Aligned);
                 }
                 Place::Due(due) if due != HELD => {
                     if keyed && entry.attempts == 0 && self.has_come(id, due) {

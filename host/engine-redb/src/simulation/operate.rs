@@ -213,10 +213,7 @@ impl World {
             if declared && self.features.changes && self.random.f64() < 0.6 {
                 let other = Settings::random(queue, &self.features, &mut self.random);
                 let dead_letter = if queue == GRAVEYARD { None } else { other.dead_letter };
-                // See the head of `plan`.
-                let keyed = if self.order_changes { other.keyed } else { settings.keyed };
-                let priority = other.priority && !keyed;
-                *settings = Settings { dead_letter, keyed, priority, ..other };
+                *settings = Settings { dead_letter, ..other };
             }
             settings.declared = declared;
         }

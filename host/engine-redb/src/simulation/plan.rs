@@ -1,7 +1,4 @@
 //! What a run is about: which features it has, and how its queues are declared.
-//!
-//! Queues change their order only where `PELTON_SIM_ORDER` is set: a change that is broken off, by a restart or by being taken
-//! back, is not carried on as it should be yet, and those runs fail.
 
 use std::time::Duration;
 

@@ -185,8 +185,6 @@ pub(super) struct World {
     pub(super) store_seed: Option<u64>,
     /// Below so much room on the disk no messages are taken.
     pub(super) free_bytes_min: u64,
-    /// Whether queues change their order; see the head of `plan`.
-    pub(super) order_changes: bool,
     /// How often each thing happened: a simulation that never crashes proves nothing.
     pub(super) seen: BTreeMap<&'static str, u64>,
 }
@@ -246,7 +244,6 @@ impl World {
             next_message: 1,
             next_caller: 0,
             trace: DefaultHasher::new(),
-            order_changes: std::env::var_os("PELTON_SIM_ORDER").is_some(),
             recoveries: 0,
             store_seed,
             free_bytes_min,
