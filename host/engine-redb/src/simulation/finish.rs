@@ -83,7 +83,7 @@ impl World {
             let now = self.now();
             let deadline = self.store().next_deadline(now).unwrap_or(LONG);
             if commands.is_empty() && !deadline.is_zero() {
-                self.check_served()?;
+                self.check_served(deadline)?;
                 self.check_deadline(deadline)?;
                 let ms =
                     if round < ROUNDS_SHORT { deadline.as_millis().try_into().unwrap_or(u64::MAX) } else { 600_000 };
@@ -112,10 +112,17 @@ impl World {
         Command { ticket, request: Request::Lease(LeaseRequest { queue: QueueId(queue), max: 5, wait, ttl: None }) }
     }
 
-    /// Nothing is available that nobody holds, since somebody waits for it.
-    fn check_served(&self) -> Result<(), String> {
+    /// Nothing is available that nobody holds, since somebody waits for it; unless too many wait for their keys before it, which is
+    /// given some time.
+    fn check_served(&self, deadline: Duration) -> Result<(), String> {
         let has_room = self.leases.len() < self.tuning.leases;
-        let mut left = self.model.entries.iter().filter(|(id, entry)| has_room && self.is_available(**id, entry));
+        let is_crowded =
+            |entry: &Entry| self.settings[entry.queue as usize].keyed && deadline <= self.tuning.park_after;
+        let mut left = self
+            .model
+            .entries
+            .iter()
+            .filter(|(id, entry)| has_room && !is_crowded(entry) && self.is_available(**id, entry));
         match left.next() {
             None => Ok(()),
             Some(left) => Err(format!("{left:?} is available, and not given to who waits for it: {:?}", self.leases)),

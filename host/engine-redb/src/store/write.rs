@@ -144,7 +144,8 @@ impl<T: Ticket> Live<T> {
         for queue in &self.stage.turned {
             let Queue { name, record, .. } = &self.queues[*queue as usize];
             let record = NameRecord { turning: false, ..record.clone() };
-            names.insert((NAMES_QUEUE, name.as_str()), record.encode().as_slice())?;
+            let key = (NAMES_QUEUE, name.as_str());
+            names.insert(key, seal(NAMES, &key, record.encode().as_slice()))?;
         }
         Ok(())
     }
