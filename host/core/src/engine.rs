@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 pub use self::append::{
     Append, Appended, DeadCode, DeadReason, Duplicate, EntryOptions, Identity, NewEntry, OrderKey, PRIORITY_DEFAULT,
-    PRIORITY_MAX, Tick, UnknownDeadCode,
+    PRIORITY_MAX, Scheduled, Tick, UnknownDeadCode,
 };
 pub use self::counts::{Counts, QueueCounts};
 pub use self::define::{

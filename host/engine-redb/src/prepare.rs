@@ -89,6 +89,8 @@ pub(crate) struct PreparedIdentity {
     pub(crate) window: Duration,
     pub(crate) hash: u128,
     pub(crate) body: u64,
+    /// Of its entries, in their order: when each is due, if that is later, and where. Nothing where none is.
+    pub(crate) waiting: Vec<(Option<WallMs>, u32)>,
 }
 
 #[derive(Debug, Clone)]
@@ -133,7 +135,14 @@ pub(crate) enum PreparedVerdict {
 #[must_use]
 pub fn prepare_append(append: Append, tuning: &Tuning, secret: &Secret) -> PreparedAppend {
     let Append { entries, identities, tick } = append;
+    let waiting = |range: Range<usize>| {
+        let of = entries.get(range).unwrap_or_default();
+        let waits = of.iter().any(|entry| entry.options.due.is_some());
+        let of = of.iter().filter(|_| waits);
+        of.map(|entry| (entry.options.due, entry.queue.0)).collect()
+    };
     let identity = |Identity { entries, topic, message, window }| PreparedIdentity {
+        waiting: waiting(entries.clone()),
         entries,
         window,
         hash: secret.of_identity(&topic, &message),

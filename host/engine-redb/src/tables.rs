@@ -15,8 +15,8 @@ pub(crate) type DueKey = (u32, u64, u64);
 pub(crate) type ParkedKey = (u32, u64, u64);
 /// Key of an identity: (window in seconds, generation, hash of topic, source and id).
 pub(crate) type DedupKey = (u32, u32, u128);
-/// What is known of an identity: accepted ms, first position, number of targets, hash of the body.
-pub(crate) type DedupValue = (u64, u64, u32, u64);
+/// What is known of an identity: accepted ms, first position, number of targets, hash of the body, and where it was put off, if it was.
+pub(crate) type DedupValue = (u64, u64, u32, u64, &'static [u8]);
 
 /// The due time of a message that nobody takes until somebody acts.
 pub(crate) const HELD: u64 = u64::MAX;

@@ -12,7 +12,7 @@ use crate::history;
 use crate::records::{Counters, Global, NameRecord};
 use crate::row::{BodyRef, Row, decode_message};
 use crate::seal::{Sealed, unseal};
-use crate::store::{Place, Reader, find};
+use crate::store::{Known, Place, Reader, find};
 use crate::tables::{
     ATTEMPTS, BODIES, BODY_REFS, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DEDUP, DUE, HELD, IN_READY, NAMES,
     NAMES_PAUSED_CONSUMER, NAMES_QUEUE, PARKED, RANK, READY, RETRYING, SCHEDULES, rank_of,
@@ -327,7 +327,8 @@ impl<'a> Findings<'a> {
         let next_position = read_global(&txn.open_table(COUNTERS)?)?.next_position;
         for row in txn.open_table(DEDUP)?.iter()? {
             let (key, value) = row?;
-            let Some((_, first, targets, _)) = self.note(unseal(DEDUP, &key.value(), value.value())) else { continue };
+            let known = unseal(DEDUP, &key.value(), value.value()).and_then(Known::of);
+            let Some(Known { first, targets, .. }) = self.note(known) else { continue };
             if first.saturating_add(targets.into()) > next_position {
                 self.wrong.push(format!("an identity stands for message {first}, and the next is {next_position}"));
             }

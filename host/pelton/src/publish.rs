@@ -50,7 +50,7 @@ pub(crate) struct Tally {
     pub(crate) filtered: u64,
     /// Of those, messages that had been accepted before, with the same ids.
     pub(crate) duplicates: u64,
-    /// Of those, messages that wait for their time.
+    /// Of those, messages that wait for their time, but for what had been accepted before.
     pub(crate) scheduled: u64,
     /// Messages refused in all.
     pub(crate) refused: u64,
@@ -199,7 +199,7 @@ impl<'a> Publisher<'a> {
         self.tally.accepted += messages as u64;
         self.tally.filtered += count(|item| item.targets == 0);
         self.tally.duplicates += count(|item| item.duplicate);
-        self.tally.scheduled += count(|item| item.scheduled.is_some());
+        self.tally.scheduled += count(|item| item.scheduled.is_some() && !item.duplicate);
         let handles = answer.messages.into_iter().filter_map(|item| Some((item.id, item.scheduled?)));
         self.scheduled.extend(handles);
     }

@@ -27,7 +27,7 @@ pub struct Published {
     pub targets: usize,
     /// It was stored before, within the topic's dedup window, and was not stored again.
     pub duplicate: bool,
-    /// What cancels it, where it waits for its time. None of a double: its handle went out when it was stored.
+    /// What cancels it, where it waits for its time. Of a double that of the first, whatever became of it.
     pub scheduled: Option<ScheduledHandle>,
 }
 
@@ -142,6 +142,8 @@ impl Admitted {
             routed -= published.targets;
             published.targets = duplicate.targets as usize;
             published.duplicate = true;
+            let scheduled = duplicate.scheduled.clone();
+            published.scheduled = scheduled.and_then(|first| ScheduledHandle::new(first.due, first.places));
         }
         for delayed in std::mem::take(&mut self.delayed) {
             let published = &mut self.published[delayed.message];

@@ -84,7 +84,7 @@ pub struct OrderKey(pub Box<str>);
 /// A message whose doubles are recognised: same topic, same `source` and `id`, as CloudEvents defines identity.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The entries that it came to, as indices into [`Append::entries`]; not empty.
+    /// The entries that it came to, as indices into [`Append::entries`]; not empty. Those that are due later are due at the same time.
     pub entries: Range<usize>,
     /// What it was published to.
     pub topic: Topic,
@@ -113,7 +113,7 @@ pub struct Appended {
 }
 
 /// A message that was stored before, with the same identity and the same body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Duplicate {
     /// Which of [`Append::identities`].
     pub identity: usize,
@@ -121,6 +121,28 @@ pub struct Duplicate {
     pub first: Position,
     /// To how many queues it went then.
     pub targets: u32,
+    /// Until when and where it was put off then, if it was: who never got that answer can cancel it still.
+    pub scheduled: Option<Scheduled>,
+}
+
+/// Where a message waited for its time when it was stored: what [`super::Select::Scheduled`] finds it by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheduled {
+    /// Its time.
+    pub due: WallMs,
+    /// Not empty.
+    pub places: Vec<(QueueId, Position)>,
+}
+
+impl Scheduled {
+    /// That of a message which came to these entries: each with when it is due, if that is later. None where none is.
+    #[must_use]
+    pub fn of(entries: impl IntoIterator<Item = (Option<WallMs>, QueueId, Position)>) -> Option<Self> {
+        let mut waiting =
+            entries.into_iter().filter_map(|(due, queue, position)| Some((due?, (queue, position)))).peekable();
+        let due = waiting.peek()?.0;
+        Some(Self { due, places: waiting.map(|(_, place)| place).collect() })
+    }
 }
 
 /// Why a message is dead.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pelton_core::clock::WallMs;
-use pelton_core::engine::{Duplicate, Position};
+use pelton_core::engine::{Duplicate, Position, QueueId, Scheduled};
 use redb::{ReadableDatabase as _, ReadableTable, WriteTransaction};
 
 use super::live::Live;
@@ -15,25 +15,57 @@ use crate::command::{Now, Ticket};
 use crate::failure::Failure;
 use crate::prepare::PreparedIdentity;
 use crate::seal::{seal, unseal};
-use crate::tables::{DEDUP, DedupKey, DedupValue};
+use crate::tables::{DEDUP, DedupKey};
 
 /// What is known of an identity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) accepted: WallMs,
     pub(crate) first: u64,
     pub(crate) targets: u32,
     pub(crate) body: u64,
+    pub(crate) scheduled: Option<Scheduled>,
 }
 
-impl From<DedupValue> for Known {
-    fn from((accepted, first, targets, body): DedupValue) -> Self {
-        Self { accepted: WallMs(accepted), first, targets, body }
+impl Known {
+    /// What a row says.
+    pub(crate) fn of(
+        (accepted, first, targets, body, scheduled): (u64, u64, u32, u64, &[u8]),
+    ) -> Result<Self, Failure> {
+        let scheduled = decode_scheduled(scheduled)
+            .ok_or_else(|| Failure::Damaged(format!("where message {first} was put off can't be read")))?;
+        Ok(Self { accepted: WallMs(accepted), first, targets, body, scheduled })
     }
 }
 
+/// Nothing, or the time and then each place: queue and position.
+fn encode_scheduled(scheduled: Option<&Scheduled>) -> Vec<u8> {
+    let Some(Scheduled { due, places }) = scheduled else { return Vec::new() };
+    let mut bytes = due.0.to_le_bytes().to_vec();
+    for (queue, position) in places {
+        bytes.extend_from_slice(&queue.0.to_le_bytes());
+        bytes.extend_from_slice(&position.0.to_le_bytes());
+    }
+    bytes
+}
+
+/// The opposite of [`encode_scheduled`]; none where it is damaged.
+fn decode_scheduled(bytes: &[u8]) -> Option<Option<Scheduled>> {
+    if bytes.is_empty() {
+        return Some(None);
+    }
+    let (due, places) = bytes.split_first_chunk()?;
+    let (places, rest) = places.as_chunks::<12>();
+    let place = |place: &[u8; 12]| {
+        let (queue, position) = place.split_first_chunk()?;
+        Some((QueueId(u32::from_le_bytes(*queue)), Position(u64::from_le_bytes(position.try_into().ok()?))))
+    };
+    let places = places.iter().map(place).collect::<Option<_>>()?;
+    rest.is_empty().then_some(Some(Scheduled { due: WallMs(u64::from_le_bytes(*due)), places }))
+}
+
 /// What an identity turned out to be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Resolution {
     /// Not known.
     New,
@@ -133,13 +165,13 @@ impl<T: Ticket> Live<T> {
 
     fn look_up(&mut self, window: u32, hash: u128, now: Now) -> Result<Option<Known>, Failure> {
         if let Some(staged) = self.stage.identities.get(&(window, hash)) {
-            return Ok(Some(*staged));
+            return Ok(Some(staged.clone()));
         }
         let present = self.generations.present(window, now.wall);
         let reader = self.reader()?;
         for generation in [Some(present), present.checked_sub(1)].into_iter().flatten() {
             if let Some(row) = reader.dedup.get((window, generation, hash))? {
-                return Ok(Some(unseal(DEDUP, &(window, generation, hash), row.value())?.into()));
+                return Known::of(unseal(DEDUP, &(window, generation, hash), row.value())?).map(Some);
             }
         }
         Ok(None)
@@ -157,22 +189,26 @@ impl<T: Ticket> Live<T> {
         for (index, (identity, resolution)) in identities.iter().zip(resolved).enumerate() {
             let (window, targets) = (seconds(identity), u32::try_from(identity.entries.len()).unwrap_or(u32::MAX));
             let known = match resolution {
-                Resolution::Known(known) => Some(*known),
-                Resolution::Same(earlier) => self.stage.identities.get(&(window, identities[*earlier].hash)).copied(),
+                Resolution::Known(known) => Some(known.clone()),
+                Resolution::Same(earlier) => self.stage.identities.get(&(window, identities[*earlier].hash)).cloned(),
                 Resolution::New => None,
             };
             if let Some(known) = known {
                 let first = Position(known.first);
-                duplicates.push(Duplicate { identity: index, first, targets: known.targets });
+                let Known { targets, scheduled, .. } = known;
+                duplicates.push(Duplicate { identity: index, first, targets, scheduled });
                 continue;
             }
             let first = positions.get(identity.entries.start).copied().flatten().map_or(0, |position| position.0);
-            let known = Known { accepted: now.wall, first, targets, body: identity.body };
+            let place = |(at, (due, queue)): (usize, &(Option<WallMs>, u32))| {
+                Some((*due, QueueId(*queue), positions.get(identity.entries.start + at).copied().flatten()?))
+            };
+            let scheduled = Scheduled::of(identity.waiting.iter().enumerate().filter_map(place));
+            let known = Known { accepted: now.wall, first, targets, body: identity.body, scheduled };
             let generation = self.generations.present(window, now.wall);
             self.generations.add(window, generation);
+            self.stage.dedup.push(((window, generation, identity.hash), known.clone()));
             self.stage.identities.insert((window, identity.hash), known);
-            let value = (now.wall.0, first, targets, identity.body);
-            self.stage.dedup.push(((window, generation, identity.hash), value));
         }
         duplicates
     }
@@ -181,7 +217,7 @@ impl<T: Ticket> Live<T> {
 /// Writes new identities, and deletes up to `rows_max` of a dead generation. Which one is empty now, if it is.
 pub(super) fn write_dedup(
     txn: &WriteTransaction,
-    mut rows: Vec<(DedupKey, DedupValue)>,
+    mut rows: Vec<(DedupKey, Known)>,
     dead: Option<(u32, u32)>,
     rows_max: usize,
 ) -> Result<Option<(u32, u32)>, Failure> {
@@ -190,7 +226,9 @@ pub(super) fn write_dedup(
     }
     let mut table = txn.open_table(DEDUP)?;
     rows.sort_unstable_by_key(|(key, _)| *key);
-    for (key, value) in rows {
+    for (key, Known { accepted, first, targets, body, scheduled }) in rows {
+        let scheduled = encode_scheduled(scheduled.as_ref());
+        let value = (accepted.0, first, targets, body, scheduled.as_slice());
         table.insert(key, seal(DEDUP, &key, value))?;
     }
     let Some((window, generation)) = dead else { return Ok(None) };

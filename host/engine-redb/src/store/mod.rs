@@ -31,6 +31,7 @@ mod window;
 mod write;
 
 pub(crate) use bulk::{find, walk};
+pub(crate) use dedup::Known;
 pub(crate) use leases::Place;
 pub(crate) use reader::Reader;
 

@@ -13,7 +13,7 @@ use super::window::WindowEntry;
 use crate::command::{Content, Now, Reply, Ticket};
 use crate::prepare::{PreparedBody, PreparedEntries, PreparedEntry, PreparedSettlement, PreparedVerdict};
 use crate::row::{Death, RowBuffer};
-use crate::tables::{DedupKey, DedupValue, HELD, IN_READY, ParkedKey};
+use crate::tables::{DedupKey, HELD, IN_READY, ParkedKey};
 
 /// A row that will be inserted into `ready`.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ pub(crate) struct Stage<T> {
     pub(crate) ended: Vec<(u32, Ended)>,
     /// Identities of messages among the fresh, and their rows.
     pub(crate) identities: HashMap<(u32, u128), Known>,
-    pub(crate) dedup: Vec<(DedupKey, DedupValue)>,
+    pub(crate) dedup: Vec<(DedupKey, Known)>,
     pub(crate) ticks: Vec<(ScheduleName, u64)>,
     pub(crate) answers: Vec<(T, Answer)>,
     pub(crate) settled: u64,

@@ -24,7 +24,7 @@ const NAMES: TableDefinition<'_, (u8, &str), (u32, &[u8])> = TableDefinition::ne
 const ATTEMPTS: TableDefinition<'_, (u64, u32), (u32, &[u8])> = TableDefinition::new("attempts");
 const BODY_REFS: TableDefinition<'_, u64, (u32, u32)> = TableDefinition::new("body_refs");
 const SCHEDULES: TableDefinition<'_, &str, (u32, u64)> = TableDefinition::new("schedules");
-type Known = (u64, u64, u32, u64);
+type Known = (u64, u64, u32, u64, &'static [u8]);
 const DEDUP: TableDefinition<'_, (u32, u32, u128), (u32, Known)> = TableDefinition::new("dedup");
 
 /// Looks at everything, publishes a double, and leases all there is, an hour later what waits; what stopped it, if something did.
@@ -230,9 +230,12 @@ async fn numbers_that_changed_are_not_believed() {
     .await;
     check_changed(|txn| {
         let mut table = txn.open_table(DEDUP).expect("a table");
-        let (key, (sum, known)) =
-            table.pop_first().expect("read").map(|(key, row)| (key.value(), row.value())).expect("one");
-        table.insert(key, (sum, (known.0, known.1 ^ 1, known.2, known.3))).expect("inserted");
+        let (key, sum, (accepted, first, targets, body)) = {
+            let (key, row) = table.pop_first().expect("read").expect("one");
+            let (sum, known) = row.value();
+            (key.value(), sum, (known.0, known.1, known.2, known.3))
+        };
+        table.insert(key, (sum, (accepted, first ^ 1, targets, body, [].as_slice()))).expect("inserted");
     })
     .await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ONE, Rig, extended, message, queue, refusals};
-use crate::broker::{PublishOptions, Published, RefusalCode};
+use crate::broker::{Cancelled, PublishOptions, Published, RefusalCode};
 use crate::testing::{FakeRuntime, emit, emitting};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -75,15 +75,22 @@ async fn the_message_at_fault_is_named_though_others_have_no_identity() {
 }
 
 #[tokio::test]
-async fn a_double_has_no_handle_and_does_not_change_the_first() {
+async fn a_double_has_the_handle_of_the_first_and_does_not_change_it() {
     let rig = Rig::start(&config(), FakeRuntime::new()).await;
     let later = |minutes| PublishOptions { due: Some(rig.in_time(minutes * MINUTE)), ttl: None };
     let first = rig.publish_all("work.once", vec![message("1", b"{}")], later(1)).await.expect("it is routed");
-    assert!(first[0].scheduled.is_some());
+    let handle = first[0].scheduled.clone().expect("it waits for its time");
     let again = rig.publish_all("work.once", vec![message("1", b"{}")], later(2)).await.expect("it is routed");
-    assert_eq!((again[0].duplicate, &again[0].scheduled), (true, &None));
+    assert_eq!((again[0].duplicate, again[0].scheduled.as_ref()), (true, Some(&handle)));
+    let at_once = rig.publish_all("work.once", vec![message("1", b"{}")], PublishOptions::default());
+    let at_once = at_once.await.expect("it is routed");
+    assert_eq!((at_once[0].duplicate, at_once[0].scheduled.as_ref()), (true, Some(&handle)));
     let stored = rig.browse("work").await;
     assert_eq!(stored.iter().map(|stored| stored.due).collect::<Vec<_>>(), [later(1).due]);
+    // Whoever lost the first answer can cancel it by the second.
+    let again = again[0].scheduled.as_ref().expect("it has one");
+    assert_eq!(rig.broker.cancel(again).await, Ok(Cancelled { cancelled: 1, of: 1 }));
+    assert_eq!(rig.ids("work").await, [""; 0]);
 }
 
 #[tokio::test]

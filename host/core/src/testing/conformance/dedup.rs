@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use super::bounds::at_most;
 use super::cases;
-use super::harness::{Harness, entry, message_with, rejected, soon, stored_ids, topic};
+use super::harness::{Harness, Queues, entry, message_with, rejected, soon, stored_ids, topic};
 use super::made::MS;
-use crate::engine::{Append, Appended, BulkAction, Duplicate, Identity, NewEntry, Overflow, QueueId, RequestError};
+use crate::clock::WallMs;
+use crate::engine::{
+    Append, Appended, BulkAction, Duplicate, Identity, NewEntry, Overflow, Position, QueueId, RequestError, Scheduled,
+    Select,
+};
 use crate::message::{Attributes, Message};
 use crate::name::Topic;
 
@@ -22,6 +26,8 @@ cases! {
     topic_source_and_id_are_the_identity: Dedup;
     what_has_no_identity_has_no_double: Dedup;
     new_messages_beside_doubles_are_stored: Dedup;
+    what_waits_is_named_by_its_doubles: Dedup, Delay;
+    what_waits_is_named_by_its_doubles_after_a_restart: Dedup, Delay, Reopen;
     what_was_settled_has_doubles: Dedup;
     what_died_or_was_discarded_has_doubles: Dedup;
     what_is_dead_on_arrival_has_doubles: Dedup;
@@ -34,6 +40,7 @@ cases! {
 }
 
 pub(super) const WINDOW: Duration = Duration::from_secs(600);
+const PUT_OFF: Duration = Duration::from_secs(300);
 
 /// An append of messages, each to its queues, with an identity each.
 pub(super) fn append_all(messages: Vec<(Message, Vec<QueueId>)>) -> Append {
@@ -84,7 +91,7 @@ async fn a_double_is_answered_with_what_was_stored(h: Harness) {
     let first = stored.positions[0];
     let double = append(&h, twice()).await;
     assert_eq!(double.positions, [first, first], "a position per entry: the first of those stored");
-    assert_eq!(double.duplicates, [Duplicate { identity: 0, first, targets: 2 }]);
+    assert_eq!(double.duplicates, [Duplicate { identity: 0, first, targets: 2, scheduled: None }]);
 }
 
 async fn a_double_that_would_go_elsewhere_now_goes_nowhere(h: Harness) {
@@ -93,7 +100,7 @@ async fn a_double_that_would_go_elsewhere_now_goes_nowhere(h: Harness) {
     let first = append(&h, append_all(vec![(message.clone(), vec![q.a, q.b])])).await.positions[0];
     let double = append(&h, append_all(vec![(message, vec![q.b_dead])])).await;
     assert_eq!(double.positions, [first]);
-    assert_eq!(double.duplicates, [Duplicate { identity: 0, first, targets: 2 }]);
+    assert_eq!(double.duplicates, [Duplicate { identity: 0, first, targets: 2, scheduled: None }]);
     assert_eq!(stored_ids(&h.browse(q.b_dead).await), [""; 0]);
 }
 
@@ -110,7 +117,7 @@ async fn a_double_in_the_same_append_is_stored_once(h: Harness) {
     let appended = append(&h, append_all(all)).await;
     let first = appended.positions[0];
     assert_eq!([2, 3, 5].map(|entry| appended.positions[entry]), [first; 3]);
-    let double = |identity| Duplicate { identity, first, targets: 1 };
+    let double = |identity| Duplicate { identity, first, targets: 1, scheduled: None };
     assert_eq!(appended.duplicates, [double(2), double(4)]);
     let stored = h.browse(q.a).await;
     assert_eq!(stored_ids(&stored), ["1", "2", "3"]);
@@ -193,13 +200,62 @@ async fn new_messages_beside_doubles_are_stored(h: Harness) {
     let appended = append(&h, mixed).await;
     assert_eq!(appended.positions.len(), 6);
     assert_eq!(appended.positions[2..4], [first, first]);
-    assert_eq!(appended.duplicates, [Duplicate { identity: 1, first, targets: 1 }]);
+    assert_eq!(appended.duplicates, [Duplicate { identity: 1, first, targets: 1, scheduled: None }]);
     assert_eq!(stored_ids(&h.browse(q.a).await), ["2", "1", "4"]);
     assert_eq!(stored_ids(&h.browse(q.b).await), ["1", "3"]);
     for (entry, stored) in [(0, q.a), (5, q.a), (1, q.b), (4, q.b)] {
         let found = h.browse(stored).await.iter().any(|stored| stored.position == appended.positions[entry]);
         assert!(found, "entry {entry} lies where the answer says: {appended:?}");
     }
+}
+
+/// A message to three places in two queues, in one of which it does not wait.
+fn put_off(h: &Harness, q: Queues) -> Append {
+    let mut append = append_all(vec![(super::harness::message("1"), vec![q.a, q.b, q.a])]);
+    for entry in [0, 2] {
+        append.entries[entry].options.due = Some(h.after(PUT_OFF));
+    }
+    append
+}
+
+/// Whether a double says where the first waits, though it would wait elsewhere itself, and that is found there.
+async fn assert_named(h: &Harness, q: Queues, due: WallMs, positions: &[Position]) {
+    let places = vec![(q.a, positions[0]), (q.a, positions[2])];
+    let elsewhere = append_one(q.b, "1");
+    for double in [put_off(h, q), elsewhere] {
+        let duplicates = append(h, double).await.duplicates;
+        let scheduled = Some(Scheduled { due, places: places.clone() });
+        assert_eq!(duplicates, [Duplicate { identity: 0, first: positions[0], targets: 3, scheduled }]);
+    }
+    let select = Select::Scheduled(places.iter().map(|(_, position)| (due, *position)).collect());
+    assert_eq!(h.bulk(q.a, select, BulkAction::Discard).await.expect("`bulk` works").changed, 2);
+}
+
+async fn what_waits_is_named_by_its_doubles(h: Harness) {
+    let q = h.standard().await;
+    let due = h.after(PUT_OFF);
+    let twice = [put_off(&h, q), put_off(&h, q)];
+    let both = Append {
+        entries: twice.iter().flat_map(|append| append.entries.clone()).collect(),
+        identities: vec![twice[0].identities[0].clone(), Identity { entries: 3..6, ..twice[1].identities[0].clone() }],
+        tick: None,
+    };
+    let stored = append(&h, both).await;
+    let places = vec![(q.a, stored.positions[0]), (q.a, stored.positions[2])];
+    assert_eq!(stored.duplicates.len(), 1);
+    assert_eq!(stored.duplicates[0].scheduled, Some(Scheduled { due, places }), "within one append too");
+    h.advance(MS);
+    assert_named(&h, q, due, &stored.positions).await;
+    assert_eq!(stored_ids(&h.browse(q.b).await), ["1"]);
+}
+
+async fn what_waits_is_named_by_its_doubles_after_a_restart(h: Harness) {
+    let q = h.standard().await;
+    let due = h.after(PUT_OFF);
+    let stored = append(&h, put_off(&h, q)).await;
+    let h = h.reopened().await;
+    let q = h.standard().await;
+    assert_named(&h, q, due, &stored.positions).await;
 }
 
 async fn what_was_settled_has_doubles(h: Harness) {

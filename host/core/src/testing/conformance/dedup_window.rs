@@ -95,7 +95,7 @@ async fn doubles_are_known_after_a_restart(h: Harness) {
     let q = h.standard().await;
     let double = append(&h, append_all(vec![(message, vec![q.a])])).await;
     assert_eq!(double.positions, [first]);
-    assert_eq!(double.duplicates, [Duplicate { identity: 0, first, targets: 2 }]);
+    assert_eq!(double.duplicates, [Duplicate { identity: 0, first, targets: 2, scheduled: None }]);
     assert_eq!(stored_ids(&h.browse(q.a).await), ["1"]);
 }
 

@@ -8,7 +8,7 @@ use super::store::{Store, bytes};
 use crate::clock::WallMs;
 use crate::engine::{
     Append, Appended, Bounds, DeadCode, DeadReason, Duplicate, Identity, NewEntry, Overflow, Position, QueueId,
-    RequestError,
+    RequestError, Scheduled,
 };
 use crate::message::Message;
 use crate::name::Topic;
@@ -27,6 +27,7 @@ struct Original {
     until: WallMs,
     first: Position,
     targets: u32,
+    scheduled: Option<Scheduled>,
 }
 
 fn same(identity: &Identity) -> Same {
@@ -81,7 +82,7 @@ impl Store {
             entries[index].dead = Some(DeadReason { code: DeadCode::QueueFull, detail });
         }
         let places: BTreeMap<usize, Position> = stored.into_iter().map(|index| (index, self.next_place())).collect();
-        let positions = self.doubles.answer(&identities, &doubles, entries.len(), &places, now);
+        let positions = self.doubles.answer(&identities, &doubles, &entries, &places, now);
         for (index, new) in entries.into_iter().enumerate() {
             if let Some(position) = places.get(&index) {
                 self.insert(*position, new, now);
@@ -182,7 +183,7 @@ impl Doubles {
         &mut self,
         identities: &[Identity],
         doubles: &BTreeSet<usize>,
-        entries: usize,
+        entries: &[NewEntry],
         places: &BTreeMap<usize, Position>,
         now: Moment,
     ) -> Appended {
@@ -193,16 +194,20 @@ impl Doubles {
             if doubles.contains(&index) {
                 let original = &self.0[&same(identity)];
                 firsts.extend(range.map(|entry| (entry, original.first)));
-                duplicates.push(Duplicate { identity: index, first: original.first, targets: original.targets });
+                let Original { first, targets, scheduled, .. } = original;
+                let (first, targets, scheduled) = (*first, *targets, scheduled.clone());
+                duplicates.push(Duplicate { identity: index, first, targets, scheduled });
             } else if let Some(first) = places.get(&range.start) {
                 let targets = u32::try_from(range.len()).unwrap_or(u32::MAX);
                 let until = now.wall.plus(identity.window);
-                let original = Original { message: identity.message.clone(), until, first: *first, targets };
+                let place = |at: usize| Some((entries[at].options.due, entries[at].queue, *places.get(&at)?));
+                let scheduled = Scheduled::of(range.filter_map(place));
+                let original = Original { message: identity.message.clone(), until, first: *first, targets, scheduled };
                 self.0.insert(same(identity), original);
             }
         }
         let place = |entry: usize| firsts.get(&entry).or(places.get(&entry)).copied();
-        let positions = (0..entries).map(|entry| place(entry).expect("an entry is stored or a double")).collect();
+        let positions = (0..entries.len()).map(|entry| place(entry).expect("an entry is stored or a double")).collect();
         Appended { positions, duplicates }
     }
 }

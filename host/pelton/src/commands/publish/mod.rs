@@ -164,7 +164,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
 struct Published {
     id: String,
     targets: usize,
-    /// Its handle, while it waits for its time.
+    /// Its handle, where it was put off.
     #[serde(skip_serializing_if = "Option::is_none")]
     scheduled: Option<String>,
     /// It was stored before, with the same id.
@@ -328,6 +328,11 @@ mod tests {
         check(
             r#"{"id": "a", "targets": 1, "duplicate": true}"#,
             "a",
+            "It was accepted before, with the same id; nothing was stored again.",
+        );
+        check(
+            r#"{"id": "a", "targets": 1, "duplicate": true, "scheduled": "1.2-3.c0ffee00"}"#,
+            "a 1.2-3.c0ffee00",
             "It was accepted before, with the same id; nothing was stored again.",
         );
         check(
