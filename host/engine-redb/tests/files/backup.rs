@@ -17,7 +17,7 @@ use crate::support::{Opened, clean_report, files_in};
 const USUAL: [&str; 3] = [LOCK_FILE, DATA_FILE, RESERVE_FILE];
 
 fn restored(file: &Path, dir: &Path) {
-    restore(file, dir, &mut |_| {}).expect("it is a backup, and the folder is new");
+    restore(file, dir, 3, &mut |_| {}).expect("it is a backup, and the folder is new");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

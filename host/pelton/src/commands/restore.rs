@@ -21,7 +21,7 @@ pub(crate) struct Args {
 pub(crate) fn execute(args: &Args) -> anyhow::Result<()> {
     let folder = args.data.folder()?;
     let mut progress = Progress::new(args.json);
-    let restored = pelton_engine_redb::restore(&args.file, &folder, &mut |work| progress.show(work));
+    let restored = pelton_engine_redb::restore(&args.file, &folder, fastrand::u64(..), &mut |work| progress.show(work));
     let report = restored.map_err(storage::failure)?;
     drop(progress);
     storage::show(&report, args.json)
