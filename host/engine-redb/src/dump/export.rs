@@ -7,7 +7,7 @@ use bytes::Bytes;
 use pelton_core::clock::WallMs;
 use pelton_core::engine::OrderKey;
 use pelton_core::message::Message;
-use pelton_core::name::QueueName;
+use pelton_core::name::{QueueName, Topic};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase as _};
 
 use super::ExportError;
@@ -25,8 +25,8 @@ use crate::report::{OnWork, Work, queue_names};
 use crate::row::Row;
 use crate::row::decode_message;
 use crate::seal::{Sealed, unseal};
-use crate::store::{Place, Reader};
-use crate::tables::{ATTEMPTS, COUNTERS, COUNTERS_QUEUE, HELD};
+use crate::store::{Place, Reader, find};
+use crate::tables::{ATTEMPTS, COUNTERS, COUNTERS_QUEUE, HELD, IN_READY, ParkedKey, RETRYING};
 use crate::verify::Problems;
 
 /// What was written out.
@@ -51,8 +51,8 @@ impl Exported {
 /// Writes each message of the queues that are `wanted` as a line of JSON: of the folder `place`, whose broker is not running, or of
 /// the file `place`, a backup say. Nothing is changed there.
 ///
-/// Of each queue come first those that wait for a time, then those that wait behind others of their key, then those that are
-/// ready, so that importing them in this order keeps the order of keys.
+/// Of each queue come first those that wait for a time, then those that wait behind others of their key and those others, key by key,
+/// then those that are ready, so that importing them in this order keeps the order of keys.
 ///
 /// # Errors
 /// [`ExportError`]. A damaged message is left out and told; only what can't be read at all ends the work.
@@ -157,19 +157,78 @@ impl<'a> Exporting<'a> {
         for row in self.reader.due.range((id, 0, 0)..=(id, HELD, u64::MAX)).map_err(Failure::from)? {
             let (key, value) = row.map_err(Failure::from)?;
             let (queue, due, position) = key.value();
-            self.message(name, queue, Place::Due { due, position }, value.value(), on_written)?;
+            let place = Place::Due { due, position };
+            if !self.is_marked(queue, place, value.value())? {
+                self.message(name, queue, place, value.value(), on_written)?;
+            }
         }
-        for row in self.reader.parked.range((id, 0, 0)..=(id, u64::MAX, u64::MAX)).map_err(Failure::from)? {
-            let (parked, value) = row.map_err(Failure::from)?;
-            let (queue, key, position) = parked.value();
-            self.message(name, queue, Place::Parked { key, position }, value.value(), on_written)?;
-        }
+        self.by_key(name, id, on_written)?;
         for row in self.reader.ready.range((id, 0, 0)..=(id, u8::MAX, u64::MAX)).map_err(Failure::from)? {
             let (key, value) = row.map_err(Failure::from)?;
             let (queue, rank, position) = key.value();
-            self.message(name, queue, Place::Ready { rank, position }, value.value(), on_written)?;
+            let place = Place::Ready { rank, position };
+            if !self.is_marked(queue, place, value.value())? {
+                self.message(name, queue, place, value.value(), on_written)?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether the row comes before others of its key. One that is damaged does not: it is told where it lies.
+    fn is_marked(&self, queue: u32, place: Place, bytes: &[u8]) -> Result<bool, Failure> {
+        match Row::at(queue, place, bytes).ok().and_then(Row::key) {
+            Some(key) => Ok(self.reader.retrying.get((queue, key, place.position()))?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// Those that wait behind others of their key, and those others, wherever they lie: both tables are in the order of keys.
+    fn by_key(&mut self, name: &QueueName, id: u32, on_written: &mut dyn FnMut()) -> Result<(), Stop> {
+        let all = (id, 0, 0)..=(id, u64::MAX, u64::MAX);
+        let mut marks = self.reader.retrying.range(all.clone()).map_err(Failure::from)?;
+        let mut next_mark = || -> Result<Option<(ParkedKey, u64)>, Failure> {
+            let Some(mark) = marks.next() else { return Ok(None) };
+            let (key, due) = mark?;
+            let due = unseal(RETRYING, &key.value(), due.value())?;
+            Ok(Some((key.value(), due)))
+        };
+        let mut mark = next_mark()?;
+        for row in self.reader.parked.range(all).map_err(Failure::from)? {
+            let (parked, value) = row.map_err(Failure::from)?;
+            let (queue, key, position) = parked.value();
+            while let Some((at, due)) = mark.filter(|(at, _)| *at < (queue, key, position)) {
+                self.marked(name, at, due, on_written)?;
+                mark = next_mark()?;
+            }
+            self.message(name, queue, Place::Parked { key, position }, value.value(), on_written)?;
+        }
+        while let Some((at, due)) = mark {
+            self.marked(name, at, due, on_written)?;
+            mark = next_mark()?;
+        }
+        Ok(())
+    }
+
+    /// A message that comes before others of its key.
+    fn marked(
+        &mut self,
+        name: &QueueName,
+        (queue, _, position): ParkedKey,
+        due: u64,
+        on_written: &mut dyn FnMut(),
+    ) -> Result<(), Stop> {
+        let found = if due == IN_READY {
+            find(&self.reader, queue, position)
+        } else {
+            let place = Place::Due { due, position };
+            let row = self.reader.due.get((queue, due, position)).map_err(Failure::from)?;
+            row.map(|row| Ok((place, Row::at(queue, place, row.value())?.to_buffer()))).transpose()
+        };
+        match found {
+            Ok(Some((place, row))) => self.message(name, queue, place, row.as_bytes(), on_written),
+            Ok(None) | Err(Failure::Damaged(_)) => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
     }
 
     fn message(
@@ -192,7 +251,7 @@ impl<'a> Exporting<'a> {
         };
         if record.key.is_none() && row.key().is_some() {
             self.problems.push(format!(
-                "the key of message {position} of queue '{queue}' is in none of its attributes, so its order is not kept"
+                "the key of message {position} of queue '{queue}' is neither its topic nor in any of its attributes, so its order is not kept"
             ));
         }
         let mut line = record.to_line();
@@ -206,22 +265,23 @@ impl<'a> Exporting<'a> {
         let due = if let Place::Due { due, .. } = place { Some(due) } else { None };
         let body = row.body().map(|body| self.reader.body(body)).transpose()?;
         let message = decode_message(&Bytes::copy_from_slice(row.as_bytes()), body.as_ref())?;
-        let held = due == Some(HELD);
+        let (topic, held) = (row.topic()?, due == Some(HELD));
         let dead = row.death()?.map(|death| -> Result<Dead, Failure> {
             let unknown = || Failure::Damaged(format!("it comes from queue {}, which does not exist", death.origin));
             let origin = self.names.iter().find(|(_, record)| record.id == death.origin).ok_or_else(unknown)?;
             Ok(Dead { origin: origin.0.clone(), at: death.at, reason: death.reason })
         });
+        let key = row.key().and_then(|hash| self.key_of(&topic, &message, hash));
         Ok(Record {
             queue: queue.clone(),
-            topic: row.topic()?,
+            topic,
             accepted: Some(row.accepted()),
             due: due.filter(|_| !held).map(WallMs),
             chosen: row.is_chosen(),
             held,
             expires: row.expires(),
             priority: row.priority(),
-            key: row.key().and_then(|hash| self.key_of(&message, hash)),
+            key,
             hops: row.hops(),
             attempts: row.attempts(),
             alone: row.is_alone(),
@@ -231,11 +291,11 @@ impl<'a> Exporting<'a> {
         })
     }
 
-    /// The text that has this hash: only that is stored, and it stands in some attribute.
-    fn key_of(&self, message: &Message, hash: u64) -> Option<String> {
+    /// The text that has this hash: only that is stored, and it stands in some attribute, or is the topic.
+    fn key_of(&self, topic: &Topic, message: &Message, hash: u64) -> Option<String> {
         let own = ["subject", "id", "source", "type", "time", "datacontenttype", "dataschema"];
         let own = own.into_iter().filter_map(|name| message.attribute(name));
-        let all = message.extensions().map(|(_, value)| value).chain(own);
+        let all = message.extensions().map(|(_, value)| value).chain(own).chain([topic.as_str()]);
         all.map(|value| OrderKey(value.into()))
             .find(|key| self.secret.of_key(key) == hash)
             .map(|key| key.0.into_string())

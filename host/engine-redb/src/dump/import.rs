@@ -24,8 +24,8 @@ use crate::row::{External, Facts, RowBuffer};
 use crate::seal::{seal, unseal};
 use crate::store::Place;
 use crate::tables::{
-    ATTEMPTS, BODIES, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, HELD, NAMES, NAMES_QUEUE, RANK, READY, RETRYING,
-    rank_of,
+    ATTEMPTS, BODIES, COUNTERS, COUNTERS_GLOBAL, COUNTERS_QUEUE, DUE, HELD, IN_READY, NAMES, NAMES_QUEUE, RANK, READY,
+    RETRYING, rank_of,
 };
 use crate::tuning::Tuning;
 
@@ -33,6 +33,8 @@ use crate::tuning::Tuning;
 const BATCH_LINES: usize = 2000;
 /// Bytes of lines after which a transaction is closed.
 const BATCH_BYTES: usize = 8 << 20;
+/// Lines of one key in a row that are known to come before a message of it which waits for its next attempt.
+const HEADS_MAX: usize = 10_000;
 /// The longest line, in bytes.
 const LINE_BYTES_MAX: usize = 256 << 20;
 
@@ -54,7 +56,7 @@ pub struct Imported {
     pub messages: u64,
     /// By queue.
     pub queues: BTreeMap<QueueName, u64>,
-    /// Queues that did not exist before; they have every default until a plan declares them.
+    /// Queues that did not exist before; until a plan declares them they have every default, but for the order of keys.
     pub created: Vec<QueueName>,
 }
 
@@ -207,7 +209,26 @@ struct Target {
     global: Global,
     queues: BTreeMap<QueueName, NameRecord>,
     counters: BTreeMap<u32, Counters>,
+    heads: Heads,
     imported: Imported,
+}
+
+/// The lines just before, of one key of one queue, that are ready. If another one waits for its next attempt, they come before it,
+/// and the store has to know.
+#[derive(Debug, Default)]
+struct Heads {
+    of: Option<(u32, u64)>,
+    positions: Vec<u64>,
+}
+
+impl Heads {
+    /// Those of this key; what was known of another is forgotten.
+    fn of(&mut self, key: Option<(u32, u64)>) -> &mut Vec<u64> {
+        if self.of != key {
+            (self.of, self.positions) = (key, Vec::new());
+        }
+        &mut self.positions
+    }
 }
 
 impl Target {
@@ -226,8 +247,8 @@ impl Target {
         });
         let damaged = |panic| OpenError::Damaged { file: file.clone(), reason: format!("redb can't read it: {panic}") };
         let (database, identity, (global, queues, counters)) = opened.map_err(damaged)??;
-        let imported = Imported::default();
-        Ok(Self { database, disk, identity, tuning, now: options.now, global, queues, counters, imported })
+        let (heads, imported) = (Heads::default(), Imported::default());
+        Ok(Self { database, disk, identity, tuning, now: options.now, global, queues, counters, heads, imported })
     }
 
     /// Writes all of these or none.
@@ -245,12 +266,14 @@ impl Target {
             global: self.global,
             queues: self.queues.clone(),
             counters: self.counters.clone(),
+            // An import ends with the first that fails.
+            heads: std::mem::take(&mut self.heads),
             imported: self.imported.clone(),
         };
         for record in records {
             batch.add(record)?;
         }
-        let Batch { mut global, queues, counters, imported, .. } = batch;
+        let Batch { mut global, queues, counters, heads, imported, .. } = batch;
         global.commit += 1;
         {
             let mut table = txn.open_table(COUNTERS)?;
@@ -262,6 +285,7 @@ impl Target {
         }
         txn.commit()?;
         (self.global, self.queues, self.counters, self.imported) = (global, queues, counters, imported);
+        self.heads = heads;
         Ok(())
     }
 }
@@ -294,16 +318,21 @@ struct Batch<'a> {
     global: Global,
     queues: BTreeMap<QueueName, NameRecord>,
     counters: BTreeMap<u32, Counters>,
+    heads: Heads,
     imported: Imported,
 }
 
 impl Batch<'_> {
     fn add(&mut self, record: &Record) -> Result<(), Failure> {
-        let queue = self.queue(&record.queue)?;
+        let mut queue = self.queue(&record.queue)?;
         let position = self.global.next_position;
         self.global.next_position += 1;
         let hash = record.key.as_ref().map(|key| self.identity.secret.of_key(&OrderKey(key.as_str().into())));
+        if hash.is_some() {
+            self.keep_keys(&record.queue, &mut queue)?;
+        }
         let mut row = self.row(record, position, hash)?;
+        let heads = self.heads.of(hash.filter(|_| queue.settings.order_by_key).map(|hash| (queue.id, hash)));
         let counters = self.counters.entry(queue.id).or_default();
         counters.bytes += row.view().cost();
         counters.expiring += u64::from(row.view().expires().is_some());
@@ -314,12 +343,16 @@ impl Batch<'_> {
                 counters.held += u64::from(due == HELD);
                 row.lie_at(queue.id, Place::Due { due, position });
                 self.txn.open_table(DUE)?.insert((queue.id, due, position), row.as_bytes())?;
-                // Its key waits for its next attempt with it.
+                // Its key waits for its next attempt with it, and those before it are not passed over.
                 if let Some(hash) = hash.filter(|_| queue.settings.order_by_key && record.attempts > 0 && !record.held)
                 {
-                    counters.retrying += 1;
-                    let key = (queue.id, hash, position);
-                    self.txn.open_table(RETRYING)?.insert(key, seal(RETRYING, &key, due))?;
+                    let before = heads.drain(..).map(|position| (position, IN_READY));
+                    let mut retrying = self.txn.open_table(RETRYING)?;
+                    for (position, due) in before.chain([(position, due)]) {
+                        let key = (queue.id, hash, position);
+                        counters.retrying += 1;
+                        retrying.insert(key, seal(RETRYING, &key, due))?;
+                    }
                 }
             }
             None => {
@@ -327,6 +360,9 @@ impl Batch<'_> {
                 let rank = if queue.settings.priority { rank_of(record.priority) } else { RANK };
                 row.lie_at(queue.id, Place::Ready { rank, position });
                 self.txn.open_table(READY)?.insert((queue.id, rank, position), row.as_bytes())?;
+                if heads.len() < HEADS_MAX {
+                    heads.push(position);
+                }
             }
         }
         self.imported.messages += 1;
@@ -377,6 +413,22 @@ impl Batch<'_> {
         Ok(row)
     }
 
+    /// A queue that is new keeps the order of keys, if its messages have any, until a plan says what it does.
+    fn keep_keys(&mut self, name: &QueueName, queue: &mut NameRecord) -> Result<(), Failure> {
+        if queue.settings.order_by_key || !self.imported.created.contains(name) {
+            return Ok(());
+        }
+        queue.settings.order_by_key = true;
+        self.put_queue(name, queue)
+    }
+
+    fn put_queue(&mut self, name: &QueueName, record: &NameRecord) -> Result<(), Failure> {
+        let key = (NAMES_QUEUE, name.as_str());
+        self.txn.open_table(NAMES)?.insert(key, seal(NAMES, &key, record.encode().as_slice()))?;
+        self.queues.insert(name.clone(), record.clone());
+        Ok(())
+    }
+
     /// The queue of that name; one with every default where there is none yet.
     fn queue(&mut self, name: &QueueName) -> Result<NameRecord, Failure> {
         if let Some(record) = self.queues.get(name) {
@@ -385,9 +437,7 @@ impl Batch<'_> {
         let record = NameRecord::new(self.global.next_queue);
         self.global.next_queue += 1;
         self.counters.entry(record.id).or_default();
-        let key = (NAMES_QUEUE, name.as_str());
-        self.txn.open_table(NAMES)?.insert(key, seal(NAMES, &key, record.encode().as_slice()))?;
-        self.queues.insert(name.clone(), record.clone());
+        self.put_queue(name, &record)?;
         self.imported.created.push(name.clone());
         Ok(record)
     }

@@ -6,11 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use pelton_core::clock::{Clock as _, WallMs};
+use pelton_core::engine::{Engine as _, EntryOptions, LeaseRequest, OrderKey, Verdict};
 use pelton_core::operator::Backup as _;
 use pelton_core::testing::TestClock;
-use pelton_engine_redb::{DATA_FILE, Exported, ImportError, ImportOptions, Imported, OpenError, Work, export, import};
+use pelton_engine_redb::{
+    DATA_FILE, Exported, ImportError, ImportOptions, Imported, OpenError, Tuning, Work, export, import,
+};
 
-use crate::support::{Opened, clean_report, filled_file, message, queue};
+use crate::support::{Opened, clean_report, filled_file, message, queue, topic};
 
 fn lines_of(place: &Path) -> (Vec<String>, Exported) {
     let mut out = Vec::new();
@@ -80,6 +83,85 @@ async fn order_and_times_are_kept() {
     assert_eq!(orders[0][4], ["a/1", "a/2", "a/3"]);
     assert_eq!(orders[0][5], ["later"]);
     assert_eq!(orders[0], orders[1]);
+}
+
+/// Windows so small that what waits for its key is set aside on disk.
+fn small() -> Tuning {
+    Tuning { window_entries: 4, reserve_bytes: 1 << 20, ..Tuning::default() }
+}
+
+/// Moves a store to a new folder and to one that has the queues already, and holds against `expected` in which order the key `a` is
+/// leased there, and in the store itself, ten minutes later.
+async fn check_order(dir: &Path, expected: &[&str]) {
+    let (lines, exported) = lines_of(dir);
+    assert_eq!(exported.problems, [""; 0]);
+    let (new, known) = (dir.join("new"), dir.join("known"));
+    Opened::new(&known).await.close().await;
+    for target in [&new, &known] {
+        import_lines(target, &lines.join("\n")).expect("they are its own lines");
+        clean_report(target);
+    }
+    for dir in [dir, &new, &known] {
+        let clock = TestClock::new();
+        let opened = Opened::with(dir, clock.clone(), small()).await;
+        clock.advance(Duration::from_secs(600));
+        opened.engine.look_at_the_clock();
+        let mut order = opened.drain("keyed").await;
+        order.retain(|id| id.starts_with("a/"));
+        assert_eq!(order, expected, "in {}", dir.display());
+        opened.close().await;
+        clean_report(dir);
+    }
+}
+
+/// The first was leased and lies where it lay; the others of its key are set aside, where a search comes to them first.
+#[tokio::test]
+async fn what_waits_for_its_key_comes_behind_what_it_waits_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let opened = Opened::with(folder.path(), TestClock::new(), small()).await;
+    opened.keyed(&["a/1", "a/2", "a/3", "a/4", "a/5", "b/1"]).await;
+    while !opened.lease("keyed", 10).await.is_empty() {}
+    opened.close().await;
+    check_order(folder.path(), &["a/1", "a/2", "a/3", "a/4", "a/5"]).await;
+}
+
+/// Of two that one lease gave the second waits for its next attempt, and the first was given back.
+#[tokio::test]
+async fn what_comes_before_a_retry_of_its_key_does_so_still() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let opened = Opened::with(folder.path(), TestClock::new(), small()).await;
+    opened.keyed(&["b/1", "b/2", "b/3", "b/4", "b/5", "a/1", "a/2", "a/3"]).await;
+    for _ in 0..5 {
+        let leased = opened.lease("keyed", 1).await;
+        opened.settle(&leased[0], Verdict::Done { emits: Vec::new() }).await;
+    }
+    let want = LeaseRequest { queue: opened.queues["keyed"], max: 2, wait: Duration::ZERO, ttl: None };
+    let leased = opened.engine.lease(want).await.expect("the store is up");
+    assert_eq!(leased.iter().map(|leased| leased.message.id()).collect::<Vec<_>>(), ["a/1", "a/2"]);
+    let at = opened.clock.wall().plus(Duration::from_secs(60));
+    opened.settle(&leased[1], Verdict::Again { at, chosen: true }).await;
+    opened.engine.release(vec![leased[0].token]).await;
+    opened.close().await;
+    check_order(folder.path(), &["a/1", "a/2", "a/3"]).await;
+}
+
+/// With `key = "topic"` the key stands in no attribute.
+#[tokio::test]
+async fn a_key_that_is_the_topic_is_kept() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let opened = Opened::new(folder.path()).await;
+    let key = Some(OrderKey(topic().as_str().into()));
+    let entry = |id: &str| opened.entry("keyed", id, 10, EntryOptions { key: key.clone(), ..EntryOptions::default() });
+    opened.append(vec![entry("1"), entry("2")]).await;
+    opened.close().await;
+    let (lines, exported) = lines_of(folder.path());
+    assert_eq!(exported.problems, [""; 0]);
+    assert!(lines.iter().all(|line| line.contains(r#""key":"orders.created""#)), "{lines:#?}");
+    let dir = folder.path().join("other");
+    import_lines(&dir, &lines.join("\n")).expect("they are its own lines");
+    let opened = Opened::new(&dir).await;
+    assert_eq!(opened.lease("keyed", 10).await.len(), 1, "the other waits for its key");
+    opened.close().await;
 }
 
 #[tokio::test]
