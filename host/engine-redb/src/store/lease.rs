@@ -118,13 +118,25 @@ impl<T: Ticket> Live<T> {
             return Ok(None);
         }
         if self.leases.len() >= self.tuning.leases.max(1) {
-            self.turned_away.mark(queue);
+            self.turn_away(queue);
             return Ok(None);
         }
         if state.keyed {
             return self.next_of_keys(queue, chain);
         }
         self.next_in_lines(queue)
+    }
+
+    /// Remembers that nothing of the queue was leased because there are too many leases.
+    fn turn_away(&mut self, queue: u32) {
+        self.turned_away.mark(queue);
+        if !std::mem::replace(&mut self.leases_full, true) {
+            let leases = self.leases.len();
+            tracing::warn!(
+                leases,
+                "As many messages are leased as may be: nothing more is leased, of any queue, until some of them are settled."
+            );
+        }
     }
 
     /// The next message of the first line that has one.
@@ -241,6 +253,7 @@ impl<T: Ticket> Live<T> {
         state.held_bytes = state.held_bytes.saturating_sub(lease.cost);
         state.leased_due -= u64::from(matches!(lease.place, Place::Due { .. }));
         self.touch(lease.queue);
+        self.leases_full &= self.leases.len() > self.tuning.leases / 2;
         // There is room for a lease again, whichever queue wanted one.
         for queue in self.turned_away.drain() {
             self.changed.mark(queue);

@@ -51,6 +51,8 @@ pub(crate) struct Live<T> {
     pub(super) changed: Marks,
     /// Queues of which nothing was leased because there are too many leases in all.
     pub(super) turned_away: Marks,
+    /// There were too many leases, and have not been much fewer since.
+    pub(super) leases_full: bool,
     /// Queues whose figures are to be published.
     pub(super) uncounted: Marks,
     /// When to record the allocator state, if nothing else happens.
@@ -142,6 +144,7 @@ impl<T: Ticket> Live<T> {
             tally: Tally::default(),
             changed: Marks::default(),
             turned_away: Marks::default(),
+            leases_full: false,
             uncounted: Marks::default(),
             tidy_at: None,
             ticks,
