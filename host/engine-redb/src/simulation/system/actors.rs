@@ -1,10 +1,13 @@
 //! Those outside: producers, pull consumers, an operator, and what breaks disks.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pelton_core::broker::{Broker, LeaseWant, Publish, PublishError, PublishOptions, Published, PullOutcome};
+use pelton_core::broker::{
+    Broker, LeaseWant, Publish, PublishError, PublishOptions, Published, PullOutcome, ScheduledHandle,
+};
 use pelton_core::engine::{EngineError, Filter, LeaseToken, Leased, Select, SettleError};
 use pelton_core::message::{Attributes, Message};
 use pelton_core::name::Topic;
@@ -60,7 +63,7 @@ fn new_request(world: &World) -> usize {
         targets: BTreeSet::new(),
         delayed,
         key,
-        handles: Vec::new(),
+        handles: BTreeMap::new(),
     };
     state.ledger.requests.push(request);
     state.ledger.requests.len() - 1
@@ -122,8 +125,18 @@ fn answered(world: &World, number: usize, result: Result<Vec<Published>, Publish
             if known.fate == Fate::Accepted && doubles == 0 {
                 return Err(format!("{known:?} is stored again: {published:?}"));
             }
-            let handles = first.filter_map(|published| Some((published.id.clone(), published.scheduled.clone()?)));
-            request.handles.extend(handles);
+            for published in first {
+                let Some(handle) = &published.scheduled else { continue };
+                match request.handles.entry(published.id.clone()) {
+                    Entry::Vacant(place) => {
+                        place.insert(handle.clone());
+                    }
+                    Entry::Occupied(known) if known.get() == handle => {}
+                    Entry::Occupied(known) => {
+                        return Err(format!("a double has another handle: {known:?}, {handle:?}"));
+                    }
+                }
+            }
             request.fate = Fate::Accepted;
             state.count(if doubles > 0 { "publish doubled" } else { "publish accepted" });
         }
@@ -300,11 +313,12 @@ async fn redrive(world: &World, broker: &Broker) {
 async fn cancel(world: &World, broker: &Broker) {
     let chosen = {
         let mut state = world.state();
-        let numbers: Vec<usize> = (0..state.ledger.requests.len())
-            .filter(|number| !state.ledger.requests[*number].handles.is_empty())
+        let handles = state.ledger.requests.iter().flat_map(|request| &request.handles);
+        let open: Vec<(String, ScheduledHandle)> = handles
+            .filter(|(id, _)| !state.ledger.is_cancelled(id))
+            .map(|(id, handle)| (id.clone(), handle.clone()))
             .collect();
-        let number = state.random.choice(numbers);
-        let chosen = number.and_then(|number| state.ledger.requests[number].handles.pop());
+        let chosen = state.random.choice(open);
         if let Some((id, handle)) = &chosen {
             state.ledger.cancelling(id, handle.targets() as u64);
         }

@@ -33,7 +33,8 @@ pub(super) struct Request {
     pub(super) targets: BTreeSet<&'static [&'static str]>,
     pub(super) delayed: bool,
     pub(super) key: Option<String>,
-    pub(super) handles: Vec<(String, ScheduledHandle)>,
+    /// Of its messages that wait for their time.
+    pub(super) handles: BTreeMap<String, ScheduledHandle>,
 }
 
 /// What a cancellation may have taken away.
@@ -65,6 +66,11 @@ impl Ledger {
     /// A cancellation was asked for; it may have any effect until it is answered.
     pub(super) fn cancelling(&mut self, id: &str, of: u64) {
         self.cancelled.entry(id.to_owned()).or_insert(CancelledEntries { least: 0, most: of });
+    }
+
+    /// Whether its cancellation was asked for.
+    pub(super) fn is_cancelled(&self, id: &str) -> bool {
+        self.cancelled.contains_key(id)
     }
 
     /// The cancellation of `id` took away so many of its entries. Nobody asks twice.
