@@ -12,7 +12,7 @@ use pelton_core::testing::TestClock;
 use pelton_engine_redb::{DATA_FILE, RedbEngine, Tuning, report};
 use redb::{Database, ReadableTable as _, TableDefinition};
 
-use crate::support::{BODY_BYTES, Opened, definitions, filled_file, message, open_with, queue, topic};
+use crate::support::{BODY_BYTES, Opened, definitions, filled_file, message, open_with, queue, topic, usual_tuning};
 
 const READY: TableDefinition<'_, (u32, u8, u64), &[u8]> = TableDefinition::new("ready");
 const DUE: TableDefinition<'_, (u32, u64, u64), &[u8]> = TableDefinition::new("due");
@@ -172,7 +172,7 @@ async fn counters_that_are_gone_are_no_empty_queue() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_its_key_is_missed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let tuning = Tuning { window_entries: 4, reserve_bytes: 1 << 20, ..Tuning::default() };
+    let tuning = Tuning { window_entries: 4, ..usual_tuning() };
     let opened = Opened::with(folder.path(), TestClock::new(), tuning.clone()).await;
     opened.keyed(&["a/1", "a/2", "a/3", "a/4", "a/5", "b/1"]).await;
     for _ in 0..3 {

@@ -13,7 +13,7 @@ use pelton_engine_redb::{
     DATA_FILE, Exported, ImportError, ImportOptions, Imported, OpenError, Tuning, Work, export, import,
 };
 
-use crate::support::{Opened, clean_report, filled_file, message, queue, topic};
+use crate::support::{Opened, clean_report, filled_file, message, queue, topic, usual_tuning};
 
 fn lines_of(place: &Path) -> (Vec<String>, Exported) {
     let mut out = Vec::new();
@@ -87,7 +87,7 @@ async fn order_and_times_are_kept() {
 
 /// Windows so small that what waits for its key is set aside on disk.
 fn small() -> Tuning {
-    Tuning { window_entries: 4, reserve_bytes: 1 << 20, ..Tuning::default() }
+    Tuning { window_entries: 4, ..usual_tuning() }
 }
 
 /// Moves a store to a new folder and to one that has the queues already, and holds against `expected` in which order the key `a` is

@@ -28,12 +28,12 @@ pub(crate) struct Opened {
     pub(crate) queues: BTreeMap<String, QueueId>,
 }
 
-fn tuning() -> Tuning {
-    Tuning { reserve_bytes: 1 << 20, ..Tuning::default() }
+pub(crate) fn usual_tuning() -> Tuning {
+    Tuning { reserve_bytes: 1 << 20, park_after: Duration::ZERO, ..Tuning::default() }
 }
 
 pub(crate) fn open(dir: &Path) -> Result<RedbEngine, OpenError> {
-    open_with(dir, TestClock::new(), tuning())
+    open_with(dir, TestClock::new(), usual_tuning())
 }
 
 pub(crate) fn open_with(dir: &Path, clock: TestClock, tuning: Tuning) -> Result<RedbEngine, OpenError> {
@@ -88,7 +88,7 @@ impl Opened {
     }
 
     pub(crate) async fn at(dir: &Path, clock: TestClock) -> Self {
-        Self::with(dir, clock, tuning()).await
+        Self::with(dir, clock, usual_tuning()).await
     }
 
     pub(crate) async fn with(dir: &Path, clock: TestClock, tuning: Tuning) -> Self {
