@@ -96,7 +96,7 @@ impl Work {
             self.check_room(live_bytes(&self.from)?)?;
             copy(&self.from, &path, &go_on)
         });
-        copied.map_err(|panic| Failure::Damaged(format!("redb can't read what is to be copied: {panic}")))??;
+        copied.map_err(|panic| Failure::Damaged(panics::told(&panic)))??;
         let bytes = std::fs::metadata(&path)?.len();
         Ok(BackupFile::new(unfinished.finished(), bytes))
     }

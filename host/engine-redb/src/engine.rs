@@ -204,10 +204,10 @@ impl RedbEngine {
 
 /// Does `work`, which waits for the disk, on a thread that may wait. A panic of redb means that the file is damaged.
 async fn aside<V: Send + 'static>(work: impl FnOnce() -> V + Send + 'static) -> Result<V, EngineError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| match error.try_into_panic() {
-        Ok(panic) => EngineError::Corrupt(format!("redb can't read the queue: {}", panics::text(&*panic))),
-        Err(_cancelled) => EngineError::Unavailable,
-    })
+    match tokio::task::spawn_blocking(|| panics::quietly(work)).await {
+        Ok(done) => done.map_err(|panic| EngineError::Corrupt(panics::told(&panic))),
+        Err(_cancelled) => Err(EngineError::Unavailable),
+    }
 }
 
 /// A reply on its way. Leases in it that nobody takes are given back.

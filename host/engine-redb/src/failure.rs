@@ -19,6 +19,15 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The same, and what was being read.
+    pub(crate) fn while_reading(self, what: &str) -> Self {
+        match self {
+            Self::Io(why) => Self::Io(format!("{what}: {why}")),
+            Self::Full(why) => Self::Full(format!("{what}: {why}")),
+            Self::Damaged(why) => Self::Damaged(format!("{what}: {why}")),
+        }
+    }
+
     /// What the caller is told when nothing of its request was done.
     pub(crate) fn undone(&self) -> EngineError {
         match self {

@@ -35,6 +35,12 @@ pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     result.map_err(|panic| format!("{} ({})", text(&*panic), PLACE.take()))
 }
 
+/// What is said to people of a panic of redb over a damaged file. What redb said is for who looks into its source: for the log.
+pub(crate) fn told(panic: &str) -> String {
+    tracing::debug!(%panic, "redb panicked over a damaged file.");
+    "redb can't read what is in it".to_owned()
+}
+
 fn note_place(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map_or_else(|| "nobody knows where".to_owned(), ToString::to_string);
     PLACE.replace(place);

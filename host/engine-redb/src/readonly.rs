@@ -31,10 +31,7 @@ pub(crate) fn open(held: &Held) -> Result<(Database, bool), OpenError> {
     builder.set_cache_size(CACHE_BYTES).set_repair_callback(move |_| seen.store(true, Ordering::Relaxed));
     let opened = panics::quietly(|| builder.create_with_backend(backend));
     let database = opened
-        .map_err(|panic| OpenError::Damaged {
-            file: held.path.clone(),
-            reason: format!("redb can't read it: {panic}"),
-        })?
+        .map_err(|panic| OpenError::Damaged { file: held.path.clone(), reason: panics::told(&panic) })?
         .map_err(|error| OpenError::from_redb(&held.path, error))?;
     Ok((database, !repaired.load(Ordering::Relaxed)))
 }

@@ -137,10 +137,11 @@ pub(crate) fn report_held(held: &Held, on_work: OnWork<'_>) -> Result<Report, Op
     report.problems.extend(check_pages(&mut database));
     let mut problems = Problems::default();
     let read = panics::quietly(|| read_rows(&database, &mut report, &mut problems, on_work));
-    match read {
-        Ok(Ok(())) => {}
-        Ok(Err(failure)) => problems.push(format!("the rest of it can't be read: {failure}")),
-        Err(panic) => problems.push(format!("the rest of it can't be read: redb panicked: {panic}")),
+    let read = read.unwrap_or_else(|panic| Err(Failure::Damaged(panics::told(&panic))));
+    if let Err(failure) = read {
+        problems.push(format!(
+            "the rest of it can't be read: {failure}; restore a backup, or save with `pelton export` what can be read"
+        ));
     }
     report.problems.append(&mut problems.told);
     report.problems_left_out = problems.left_out;
@@ -153,7 +154,7 @@ pub(crate) fn report_held(held: &Held, on_work: OnWork<'_>) -> Result<Report, Op
 
 /// The panics of redb over a damaged file as errors.
 fn guarded<T>(file: &Path, work: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
-    let damaged = |panic| OpenError::Damaged { file: file.to_owned(), reason: format!("redb can't read it: {panic}") };
+    let damaged = |panic: String| OpenError::Damaged { file: file.to_owned(), reason: panics::told(&panic) };
     panics::quietly(work).map_err(damaged)?
 }
 
@@ -166,7 +167,7 @@ fn check_pages(database: &mut Database) -> Option<String> {
             Some(format!("pages are damaged: {reason}"))
         }
         Ok(Err(error)) => Some(format!("its pages can't be checked: {error}")),
-        Err(panic) => Some(format!("pages are damaged: redb panicked: {panic}")),
+        Err(panic) => Some(format!("pages are damaged, so that they can't be checked: {}", panics::told(&panic))),
     }
 }
 
@@ -186,13 +187,16 @@ fn read_rows(
         on_work(Work::Rows { done, of });
     };
     let mut findings = Findings::with_progress(&mut on_row);
-    let read = findings.read(&txn);
+    // What was found before the damage is worth telling, and what was being read.
+    let read =
+        panics::quietly(|| findings.read(&txn)).unwrap_or_else(|panic| Err(Failure::Damaged(panics::told(&panic))));
+    let reading = findings.reading;
     report.bodies = findings.summary.bodies;
     report.attempts = findings.summary.attempts;
     let counted = std::mem::take(&mut findings.counted);
     *problems = std::mem::take(&mut findings.wrong);
     drop(findings);
-    read?;
+    read.map_err(|failure| failure.while_reading(reading))?;
     report.identities = txn.open_table(DEDUP)?.len()?;
     report.queues = queues(&txn, counted)?;
     Ok(())

@@ -55,6 +55,8 @@ pub(crate) struct Findings<'a> {
     pub(crate) summary: Summary,
     /// By queue id, from the rows themselves.
     pub(crate) counted: BTreeMap<u32, Counters>,
+    /// What is being read.
+    pub(crate) reading: &'static str,
     /// Called once for each row.
     on_row: Option<&'a mut dyn FnMut()>,
     positions: BTreeSet<u64>,
@@ -93,19 +95,23 @@ impl<'a> Findings<'a> {
 
     /// Reads and checks all that is there. What it returns ended it; what else is wrong is in [`wrong`](Self::wrong).
     pub(crate) fn read(&mut self, txn: &ReadTransaction) -> Result<(), Failure> {
+        self.reading = "the names of queues";
         let reader = Reader::of(txn)?;
         self.read_names(txn)?;
         self.find_parking(&reader)?;
+        self.reading = "the messages that are ready";
         for row in txn.open_table(READY)?.iter()? {
             let (key, value) = row?;
             let (queue, rank, position) = key.value();
             self.message(&reader, queue, Place::Ready { rank, position }, value.value());
         }
+        self.reading = "the messages that wait for their time";
         for row in txn.open_table(DUE)?.iter()? {
             let (key, value) = row?;
             let (queue, due, position) = key.value();
             self.message(&reader, queue, Place::Due { due, position }, value.value());
         }
+        self.reading = "the messages that wait for their key";
         for row in txn.open_table(PARKED)?.iter()? {
             let (key, value) = row?;
             let (queue, key, position) = key.value();
@@ -113,9 +119,13 @@ impl<'a> Findings<'a> {
         }
         self.check_retrying(&reader)?;
         self.check_order();
+        self.reading = "the counters";
         self.check_counters(txn)?;
+        self.reading = "what is known of doubles, and the schedules";
         self.check_others(txn)?;
+        self.reading = "the bodies";
         self.check_bodies(txn)?;
+        self.reading = "the histories";
         self.check_attempts(txn)
     }
 

@@ -76,7 +76,7 @@ pub fn export(
         exporting.out.flush().map_err(ExportError::Output)?;
         Ok(exporting.finished())
     });
-    written.map_err(|panic| open_error(&held, Failure::Damaged(format!("redb can't read it: {panic}"))))?
+    written.map_err(|panic| open_error(&held, Failure::Damaged(panics::told(&panic))))?
 }
 
 fn open_error(held: &Held, failure: Failure) -> OpenError {

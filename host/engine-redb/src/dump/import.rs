@@ -125,7 +125,7 @@ pub fn import(input: &mut dyn BufRead, options: &ImportOptions, on_work: OnWork<
         let first_line = lines.number + 1;
         let (batch, end) = lines.batch();
         let written = panics::quietly(|| target.write(&batch));
-        let written = written.unwrap_or_else(|panic| Err(Failure::Damaged(format!("redb panicked: {panic}"))));
+        let written = written.unwrap_or_else(|panic| Err(Failure::Damaged(panics::told(&panic))));
         if let Err(failure) = written {
             let (file, reason) = (target.disk.path().to_owned(), failure.to_string());
             return Err(ImportError::Storage { file, line: first_line, reason, imported: target.imported });
@@ -245,7 +245,7 @@ impl Target {
             let known = read_known(&database).map_err(|failure| OpenError::from_failure(&file, failure))?;
             Ok((database, identity, known))
         });
-        let damaged = |panic| OpenError::Damaged { file: file.clone(), reason: format!("redb can't read it: {panic}") };
+        let damaged = |panic: String| OpenError::Damaged { file: file.clone(), reason: panics::told(&panic) };
         let (database, identity, (global, queues, counters)) = opened.map_err(damaged)??;
         let (heads, imported) = (Heads::default(), Imported::default());
         Ok(Self { database, disk, identity, tuning, now: options.now, global, queues, counters, heads, imported })

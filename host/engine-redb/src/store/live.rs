@@ -111,9 +111,7 @@ impl<T: Ticket> Live<T> {
         random: &mut fastrand::Rng,
     ) -> Result<(Self, Identity), OpenError> {
         panics::quietly(|| Self::open_database(&mut *disk, tuning, random)).unwrap_or_else(|panic| {
-            tracing::debug!(%panic, "redb panicked over the data file.");
-            let reason = "redb can't read what is in it".to_owned();
-            Err(OpenError::Damaged { file: disk.path().to_owned(), reason })
+            Err(OpenError::Damaged { file: disk.path().to_owned(), reason: panics::told(&panic) })
         })
     }
 

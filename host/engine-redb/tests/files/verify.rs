@@ -1,13 +1,15 @@
 //! Reading a file whole: what is reported, and that nothing is changed by it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use pelton_engine_redb::{DATA_FILE, OpenError, report};
+use pelton_engine_redb::{DATA_FILE, OpenError, export, report};
 use redb::{Database, TableDefinition};
 
 use crate::support::{LARGE_BYTES, Opened, clean_report, filled_file};
 
+const PAGE_BYTES: usize = 4096;
 const COUNTERS: TableDefinition<'_, (u8, u32), (u32, &[u8])> = TableDefinition::new("counters");
 const BODIES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("bodies");
 const BODY_REFS: TableDefinition<'_, u64, (u32, u32)> = TableDefinition::new("body_refs");
@@ -107,4 +109,35 @@ async fn what_does_not_add_up_is_reported() {
         assert!(table.pop_first().expect("read").is_some(), "one body is shared");
     };
     check(refs, "has 2 users, and None are counted").await;
+}
+
+/// redb asserts what only a damaged file breaks. People are told what can't be read and what to do, not where in its source it stopped.
+#[tokio::test]
+async fn a_file_that_redb_panics_over_is_reported_readably() {
+    let (folder, bytes) = filled_file().await;
+    let file = folder.path().join("damaged");
+    // Of pages that hold messages the kind, and where in them what begins.
+    let holds_messages = |page: &&[u8]| page.windows(14).any(|window| window == b"orders.created");
+    let pages = bytes.chunks(PAGE_BYTES).enumerate().filter(|(_, page)| holds_messages(page)).map(|(page, _)| page);
+    let mut told = BTreeMap::<&str, usize>::new();
+    for (page, (at, count)) in pages.flat_map(|page| [(page, (0, 1)), (page, (2, 2)), (page, (4, 40))]) {
+        let mut damaged = bytes.clone();
+        damaged[page * PAGE_BYTES..][at..at + count].fill(0xfe);
+        fs::write(&file, &damaged).expect("written");
+        let problems =
+            report(&file, &mut |_| {}).map_or_else(|error| vec![error.to_string()], |report| report.problems);
+        let exported = export(&file, &|_| true, &mut Vec::new(), &mut |_| {});
+        let exported = exported.map_or_else(|error| vec![error.to_string()], |exported| exported.problems);
+        for problem in problems.iter().chain(&exported) {
+            assert!(!problem.contains(".rs") && !problem.contains("panicked"), "{problem}");
+        }
+        for what in [
+            "is damaged: redb can't read what is in it; restore it from a backup",
+            "pages are damaged",
+            "the rest of it can't be read: the messages that are ready: redb can't read what is in it; restore a backup, or",
+        ] {
+            *told.entry(what).or_default() += usize::from(problems.iter().any(|problem| problem.contains(what)));
+        }
+    }
+    assert!(told.values().all(|count| *count > 2), "the damage met too little: {told:?}");
 }
