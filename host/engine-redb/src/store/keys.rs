@@ -180,7 +180,6 @@ impl Keys {
         let key = self.by_hash.entry(hash).or_default();
         key.leased = key.leased.saturating_sub(1);
         key.in_ready.remove(&position);
-        self.offer(hash);
     }
 
     /// A message of the key does not wait for its next attempt any more: its time has come, or it is gone.

@@ -210,6 +210,7 @@ impl<T: Ticket> Live<T> {
             let state = &mut self.queues[lease.queue as usize];
             if let Some(key) = lease.key.filter(|_| state.keyed) {
                 state.keys.unlease(key, lease.place.position());
+                state.keys.offer(key);
             }
         }
     }

@@ -186,7 +186,13 @@ impl<T: Ticket> Live<T> {
             self.queues[queue as usize].keys.unretry(key, position);
         }
         for (queue, key, position) in effects.freed {
-            self.queues[queue as usize].keys.unlease(key, position);
+            let state = &mut self.queues[queue as usize];
+            state.keys.unlease(key, position);
+            // Most keys have nothing left: those need not stand in line to be forgotten.
+            if state.stored.parked == 0 {
+                state.keys.retire(key);
+            }
+            state.keys.offer(key);
         }
         for (queue, ended) in std::mem::take(&mut self.stage.ended) {
             let state = &mut self.queues[queue as usize];
