@@ -79,19 +79,8 @@ impl Reader {
     /// As [`entry`](Self::entry), of a row that was checked.
     pub(crate) fn entry_of(&self, position: u64, row: Row<'_>) -> Result<WindowEntry, Failure> {
         let body = row.body().map(|body| self.body(body)).transpose()?;
-        Ok(WindowEntry {
-            position,
-            entry: row.entry(),
-            attempts: row.attempts(),
-            hops: row.hops(),
-            priority: row.priority(),
-            alone: row.is_alone(),
-            accepted: row.accepted(),
-            expires: row.expires(),
-            key: row.key(),
-            cost: row.cost(),
-            content: Content::Stored { row: Bytes::copy_from_slice(row.as_bytes()), body },
-        })
+        let content = Content::Stored { row: Bytes::copy_from_slice(row.as_bytes()), body };
+        Ok(WindowEntry::of(position, row, content))
     }
 
     pub(crate) fn body(&self, body: BodyRef) -> Result<Bytes, Failure> {

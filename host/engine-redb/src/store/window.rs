@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use pelton_core::clock::WallMs;
 
 use crate::command::Content;
+use crate::row::Row;
 
 /// What an entry in a window takes beside its content, in bytes, roughly.
 const ENTRY_BYTES: usize = 192;
@@ -28,6 +29,22 @@ pub(crate) struct WindowEntry {
 }
 
 impl WindowEntry {
+    pub(crate) fn of(position: u64, row: Row<'_>, content: Content) -> Self {
+        Self {
+            position,
+            entry: row.entry(),
+            attempts: row.attempts(),
+            hops: row.hops(),
+            priority: row.priority(),
+            alone: row.is_alone(),
+            accepted: row.accepted(),
+            expires: row.expires(),
+            key: row.key(),
+            cost: row.cost(),
+            content,
+        }
+    }
+
     /// Bytes that it takes in memory, roughly.
     pub(crate) fn bytes(&self) -> usize {
         self.content.bytes() + ENTRY_BYTES

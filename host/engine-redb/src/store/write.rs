@@ -235,20 +235,7 @@ fn push_fresh(state: &mut Queue, fresh: Fresh, entries_max: usize, bytes_max: us
     let room = window.has_room(entries_max, bytes_max / lines);
     window.live &= room && fresh.content.is_some();
     let Some(content) = fresh.content.filter(|_| window.live) else { return };
-    let row = fresh.row.view();
-    window.push(WindowEntry {
-        position: fresh.position,
-        entry: row.entry(),
-        attempts: row.attempts(),
-        hops: row.hops(),
-        priority: row.priority(),
-        alone: row.is_alone(),
-        accepted: row.accepted(),
-        expires: row.expires(),
-        key: row.key(),
-        cost: row.cost(),
-        content,
-    });
+    window.push(WindowEntry::of(fresh.position, fresh.row.view(), content));
 }
 
 fn write_ticks(txn: &WriteTransaction, ticks: Vec<(ScheduleName, u64)>) -> Result<(), Failure> {
