@@ -51,8 +51,8 @@ pub trait Backup: Send + Sync + 'static {
     /// the future gives up and leaves no file behind.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] also where the disk has no room for the copy; the store itself is as it was.
-    fn backup(&self) -> Fut<'_, Result<BackupFile, EngineError>>;
+    /// [`BackupError::DiskFull`] or [`BackupError::Engine`]; the store itself is as it was.
+    fn backup(&self) -> Fut<'_, Result<BackupFile, BackupError>>;
 }
 
 /// A consistent copy of a store in a file of its own, which is removed when this is dropped.
@@ -104,6 +104,9 @@ pub enum BackupError {
     /// Another copy is being made or read: each takes as much disk as the store.
     #[error("another backup is under way; try again when it is done")]
     Busy,
+    /// There is no room for the copy, or would be none for messages behind it: why, for people.
+    #[error("there is no room for a copy of the store: {0}; make some and try again")]
+    DiskFull(String),
     /// The engine could not.
     #[error(transparent)]
     Engine(#[from] EngineError),

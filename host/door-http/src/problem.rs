@@ -284,6 +284,9 @@ impl From<BackupError> for Problem {
         match error {
             BackupError::Unsupported => Self::new(Code::Unsupported, error.to_string()),
             BackupError::Busy => Self::new(Code::Busy, error.to_string()).retry_after(OPERATOR_RETRY_SECONDS),
+            BackupError::DiskFull(_) => {
+                Self::new(Code::DiskFull, error.to_string()).retry_after(OPERATOR_RETRY_SECONDS)
+            }
             BackupError::Engine(error) => error.into(),
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pelton_core::engine::{Engine as _, EngineError, Fut, Health, RequestError};
-use pelton_core::operator::{Backup, BackupFile};
+use pelton_core::operator::{Backup, BackupError, BackupFile};
 use redb::{
     Builder, Database, DatabaseError, Key, ReadTransaction, ReadableTable as _, TableDefinition, TableHandle as _,
     Value,
@@ -39,7 +39,7 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 impl Backup for RedbEngine {
     /// The copy lies beside the data file. None is made while the disk is too full for new messages, or where it would
     /// make it so.
-    fn backup(&self) -> Fut<'_, Result<BackupFile, EngineError>> {
+    fn backup(&self) -> Fut<'_, Result<BackupFile, BackupError>> {
         Box::pin(async move {
             let snapshot = self.snapshot(None).await.map_err(|error| match error {
                 RequestError::Engine(error) => error,
@@ -69,17 +69,20 @@ struct Work {
 
 impl Work {
     /// Copies on a thread that may wait for the disk. Once dropped, the copying ends soon and its file is removed.
-    async fn finish_aside(self) -> Result<BackupFile, EngineError> {
+    async fn finish_aside(self) -> Result<BackupFile, BackupError> {
         let given_up = Arc::new(AtomicBool::new(false));
         let until_dropped = GiveUp(Arc::clone(&given_up));
         let copied = match tokio::task::spawn_blocking(move || self.copy(&given_up)).await {
             Ok(copied) => copied,
-            Err(_ended) => return Err(EngineError::Unavailable),
+            Err(_ended) => return Err(EngineError::Unavailable.into()),
         };
         drop(until_dropped);
         copied.map_err(|failure| {
             tracing::error!(error = %failure, "The store can't be copied.");
-            failure.undone()
+            match failure {
+                Failure::Full(reason) => BackupError::DiskFull(reason),
+                failure => failure.undone().into(),
+            }
         })
     }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderValue, Uri};
+use axum::http::{HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
@@ -23,8 +23,13 @@ use crate::problem::{Code, Problem};
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-pub(super) async fn backup(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn backup(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) -> Result<Response, Problem> {
     Parameters::none(&uri)?;
+    if method == Method::HEAD {
+        // No copy is made to be thrown away, so that its length is not known.
+        let nothing = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Error>>());
+        return Ok(([(CONTENT_TYPE, OCTETS)], nothing).into_response());
+    }
     let copying = shared.broker.backup();
     let copy = tokio::select! {
         biased;

@@ -124,5 +124,5 @@ async fn a_closed_store_is_not_copied() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let opened = Opened::new(folder.path()).await;
     opened.engine.close(Duration::from_secs(60)).await;
-    assert_eq!(opened.engine.backup().await.map(|_| ()), Err(EngineError::Unavailable));
+    assert_eq!(opened.engine.backup().await.map(|_| ()), Err(EngineError::Unavailable.into()));
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{Gate, ONE, Rig, deployment};
 use crate::broker::Broker;
-use crate::engine::{EngineError, Fut};
+use crate::engine::Fut;
 use crate::operator::{Backup, BackupError, BackupFile, Reload, ReloadError, Reloaded};
 use crate::testing::{FakeRuntime, done};
 
@@ -44,7 +44,7 @@ async fn a_reload_takes_over_what_there_is_now() {
 struct ToFile(PathBuf, Gate);
 
 impl Backup for ToFile {
-    fn backup(&self) -> Fut<'_, Result<BackupFile, EngineError>> {
+    fn backup(&self) -> Fut<'_, Result<BackupFile, BackupError>> {
         Box::pin(async {
             self.1.pass().await;
             std::fs::write(&self.0, b"everything").expect("the folder is there");
