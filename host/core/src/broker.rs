@@ -32,6 +32,7 @@ pub use self::publish::{Publish, PublishError, Published, Refusal, RefusalCode};
 pub use self::pull::{ExtendError, LeaseWant, PullError, PullOutcome};
 pub use self::routing::{Incoming, Routing};
 pub use self::scheduled::{Cancelled, InvalidHandle, ScheduledHandle};
+pub use self::schedules::ScheduleStatus;
 use self::schedules::Schedules;
 use crate::clock::Clock;
 use crate::dispatch::{ConsumerUnit, Dispatch, Observer};

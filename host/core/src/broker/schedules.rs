@@ -5,7 +5,7 @@
 //! a full queue or a full disk loses none. What may pile up meanwhile is bounded by [`crate::schedule::MISSED_MAX`] for each schedule.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
+use super::Broker;
 use super::options::PublishOptions;
 use super::routing::{Incoming, Routing};
 use crate::clock::{Clock, Monotonic, WallMs};
@@ -30,11 +31,26 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// A schedule that stands farther ahead of the clock than this is worth a warning: the clock was wrong, or is.
 const AHEAD_MAX: Duration = Duration::from_secs(60);
 
+/// A schedule as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleStatus {
+    /// What broker.toml says.
+    pub plan: SchedulePlan,
+    /// Its last tick, published or passed over as missed; none before the first.
+    pub last: Option<WallMs>,
+    /// Its next tick, which lies behind the clock while its message can't be stored; none when there is none any more.
+    pub next: Option<WallMs>,
+}
+
 /// The running loop. It ends with this handle.
 pub(super) struct Schedules {
     inputs: mpsc::UnboundedSender<Input>,
     clock: Arc<dyn Clock>,
+    progress: Progress,
 }
+
+/// How far each schedule is, and the tick that it has in hand: for those who look.
+type Progress = Arc<Mutex<BTreeMap<ScheduleName, (WallMs, Option<WallMs>)>>>;
 
 enum Input {
     Plan(Target),
@@ -54,9 +70,10 @@ impl Schedules {
     pub(super) fn start(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
         // What is in it is bounded by those who deploy, one after another.
         let (inputs, received) = mpsc::unbounded_channel();
-        let publisher = Publisher { engine, clock: clock.clone(), metrics };
+        let progress = Progress::default();
+        let publisher = Publisher { engine, clock: clock.clone(), metrics, progress: progress.clone() };
         tokio::spawn(run(publisher, received));
-        Self { inputs, clock }
+        Self { inputs, clock, progress }
     }
 
     /// From now on the schedules of `plan`, and no others, tick. `ticks` is how far each is, as [`Engine::define`] says.
@@ -74,6 +91,24 @@ impl Schedules {
         if self.inputs.send(Input::Stop(done)).is_ok() {
             let _ = ended.await;
         }
+    }
+}
+
+impl Broker {
+    /// All schedules in the order of broker.toml.
+    #[must_use]
+    pub fn schedules(&self) -> Vec<ScheduleStatus> {
+        let now = self.inner.clock.wall();
+        let progress = self.inner.schedules.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = |plan: &SchedulePlan| {
+            // Unknown until the loop takes over a new plan, in the next moment.
+            let (last, in_hand) =
+                progress.get(&plan.name).map_or((None, None), |(last, in_hand)| (Some(*last), *in_hand));
+            let next = in_hand.or_else(|| plan.times.next(last.map_or(now, |last| last.max(now))));
+            // One that has not ticked yet stands where it began.
+            ScheduleStatus { plan: plan.clone(), last: last.filter(|last| plan.times.has(*last)), next }
+        };
+        self.plan().schedules.iter().map(status).collect()
     }
 }
 
@@ -167,6 +202,15 @@ impl Running {
             self.schedules.push(schedule);
         }
         self.target = Some(target);
+        self.tell(publisher);
+    }
+
+    fn tell(&self, publisher: &Publisher) {
+        let told = |Schedule { plan, last, in_hand, .. }: &Schedule| {
+            (plan.name.clone(), (*last, in_hand.front().map(|tick| tick.at)))
+        };
+        let told = self.schedules.iter().map(told).collect();
+        *publisher.progress.lock().unwrap_or_else(PoisonError::into_inner) = told;
     }
 
     /// Tries one tick of each schedule that has one due, all at once.
@@ -178,6 +222,9 @@ impl Running {
         self.schedules.iter_mut().for_each(|schedule| schedule.look(now));
         let due = self.schedules.iter_mut().filter(|schedule| schedule.may_try(moment));
         let tries = join_all(due.map(|schedule| schedule.try_first(target, publisher))).await;
+        if !tries.is_empty() {
+            self.tell(publisher);
+        }
         tries.into_iter().collect::<Result<(), EngineError>>()?;
         let moment = publisher.clock.monotonic();
         if self.schedules.iter().any(|schedule| schedule.may_try(moment)) {
@@ -300,6 +347,7 @@ struct Publisher {
     engine: Arc<dyn Engine>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    progress: Progress,
 }
 
 impl Publisher {

@@ -78,6 +78,12 @@ impl Times {
         wall(tick?)
     }
 
+    /// Whether it ticks at `at`.
+    #[must_use]
+    pub fn has(&self, at: WallMs) -> bool {
+        at.0.checked_sub(1).is_some_and(|before| self.next(WallMs(before)) == Some(at))
+    }
+
     /// The ticks after `after`, the last one that was seen to, up to `now`; none when there are none.
     ///
     /// Those that are late by up to [`LATE_MAX`] were not missed. A step of the clock back makes nothing due again.
@@ -213,6 +219,7 @@ mod tests {
         let ticks: Vec<_> =
             std::iter::successors(times.next(at(after)), |tick| times.next(*tick)).take(expected.len()).collect();
         assert_eq!(ticks.iter().map(|tick| show(*tick)).collect::<Vec<_>>(), expected, "{cron} in {zone}");
+        assert!(ticks.iter().all(|tick| times.has(*tick) && !times.has(WallMs(tick.0 + 1))), "{cron} in {zone}");
         let last = ticks.last().copied().expect("there are some");
         let due = times.due(at(after), last, Missed::All).expect("there are some");
         assert_eq!(due, Due { publish: ticks, latest: last, passed_over: 0, beyond: false }, "{cron} in {zone}");

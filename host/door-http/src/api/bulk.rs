@@ -114,6 +114,14 @@ impl BulkBody {
                 "'attributes' has {count} names; at most {FILTER_ATTRIBUTES_MAX} are allowed"
             )));
         }
+        // No message has an attribute of another name, so that nothing would ever match.
+        let is_name = |name: &String| {
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        };
+        if let Some(name) = attributes.keys().find(|name| !is_name(name)) {
+            let shown: String = name.chars().take(40).collect();
+            return Err(invalid(format!("'attributes': no message has an attribute '{shown}': names are a-z and 0-9")));
+        }
         Ok(Filter {
             reason: reason.map_err(|error| invalid(format!("'reason': {error}")))?,
             origin: origin.map_err(|error| invalid(format!("'origin': {error}")))?,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use pelton_core::broker::{ConsumerState, ConsumerStatus, QueueStatus};
+use pelton_core::broker::{ConsumerState, ConsumerStatus, QueueStatus, ScheduleStatus};
 use pelton_core::clock::WallMs;
 use pelton_core::dispatch::BreakerStatus;
 use pelton_core::engine::{Expired, Order, Overflow};
 use pelton_core::plan::{Plan, QueuePlan};
-use pelton_core::schedule::{Missed, SchedulePlan};
+use pelton_core::retry::Backoff;
+use pelton_core::schedule::Missed;
 use serde::Serialize;
 
 use super::{Shared, json, rfc3339};
@@ -74,6 +75,22 @@ struct SettingsJson<'a> {
     overflow: &'static str,
     max_attempts: u32,
     max_age: Option<String>,
+    backoff: BackoffJson,
+}
+
+#[derive(Serialize)]
+struct BackoffJson {
+    initial: String,
+    factor: f64,
+    max: String,
+    jitter: f64,
+}
+
+impl BackoffJson {
+    fn new(backoff: &Backoff) -> Self {
+        let Backoff { initial, factor, max, jitter } = *backoff;
+        Self { initial: spelled(initial), factor, max: spelled(max), jitter }
+    }
 }
 
 impl<'a> SettingsJson<'a> {
@@ -97,6 +114,7 @@ impl<'a> SettingsJson<'a> {
             },
             max_attempts: queue.retry.max_attempts,
             max_age: queue.retry.max_age.map(spelled),
+            backoff: BackoffJson::new(&queue.retry.backoff),
         }
     }
 }
@@ -185,23 +203,27 @@ struct ScheduleJson<'a> {
     topic: &'a str,
     /// What becomes of ticks that nobody was there for.
     missed: &'static str,
+    /// When it ticked last; none before the first time.
+    last: Option<String>,
     /// When it ticks next; none when never again.
     next: Option<String>,
 }
 
 impl<'a> ScheduleJson<'a> {
-    fn new(schedule: &'a SchedulePlan, now: WallMs) -> Self {
+    fn new(status: &'a ScheduleStatus) -> Self {
+        let ScheduleStatus { plan, last, next } = status;
         Self {
-            name: schedule.name.as_str(),
-            cron: schedule.times.cron(),
-            time_zone: schedule.times.zone(),
-            topic: schedule.topic.as_str(),
-            missed: match schedule.missed {
+            name: plan.name.as_str(),
+            cron: plan.times.cron(),
+            time_zone: plan.times.zone(),
+            topic: plan.topic.as_str(),
+            missed: match plan.missed {
                 Missed::Once => "once",
                 Missed::Skip => "skip",
                 Missed::All => "all",
             },
-            next: schedule.times.next(now).map(rfc3339),
+            last: last.map(rfc3339),
+            next: next.map(rfc3339),
         }
     }
 }
@@ -212,8 +234,8 @@ pub(super) async fn schedules(State(shared): State<Arc<Shared>>, uri: Uri) -> Re
         schedules: Vec<ScheduleJson<'a>>,
     }
     Parameters::none(&uri)?;
-    let (plan, now) = (shared.broker.plan(), shared.broker.clock().wall());
-    let schedules: Vec<_> = plan.schedules.iter().map(|schedule| ScheduleJson::new(schedule, now)).collect();
+    let schedules = shared.broker.schedules();
+    let schedules: Vec<_> = schedules.iter().map(ScheduleJson::new).collect();
     let bytes_hint = 64 + 256 * schedules.len();
     Ok(json(&Answer { schedules }, bytes_hint))
 }

@@ -41,7 +41,8 @@ async fn queues_show_their_figures() {
         "dead": 1, "bytes": bytes, "oldest_age_ms": 1500, "dropped": 0, "expired": 0, "dead_letter": "orders.dead",
         "settings": {
             "order": "arrival", "key": null, "priority": false, "ttl": null, "expired": "dead-letter",
-            "max_messages": null, "max_bytes": null, "overflow": "refuse", "max_attempts": 2, "max_age": null
+            "max_messages": null, "max_bytes": null, "overflow": "refuse", "max_attempts": 2, "max_age": null,
+            "backoff": {"initial": "1s", "factor": 2.0, "max": "5m", "jitter": 0.0}
         }
     });
     assert_eq!(queue, expected);
@@ -331,6 +332,12 @@ async fn bad_requests() {
     400
     title: The request is not valid
     detail: 'reason': 'bored' is no reason of dead letters; there are max-attempts, rejected, route-failed, too-many-hops, max-age, expired and queue-full
+    code: invalid-request
+    "#);
+    assert_snapshot!(redrive(r#"{"attributes":{"Subject":"s"}}"#).await, @r#"
+    400
+    title: The request is not valid
+    detail: 'attributes': no message has an attribute 'Subject': names are a-z and 0-9
     code: invalid-request
     "#);
     assert_snapshot!(redrive(r#"{"since":"yesterday"}"#).await, @r#"

@@ -346,6 +346,7 @@ max-bytes = "1MiB"
 overflow = "drop-oldest"
 max-attempts = 7
 max-age = "1h"
+backoff = { initial = "1500ms", max = "2days", jitter = 1 }
 
 [[routes]]
 from = "orders.*"
@@ -356,7 +357,8 @@ to = ["queue:orders"]
     let settings = server.get("/v1/queues/orders").await.ok()["settings"].clone();
     let expected = json!({
         "order": "key", "key": "account", "priority": false, "ttl": "1m 30s", "expired": "drop", "max_messages": 2,
-        "max_bytes": 1_048_576, "overflow": "drop-oldest", "max_attempts": 7, "max_age": "1h"
+        "max_bytes": 1_048_576, "overflow": "drop-oldest", "max_attempts": 7, "max_age": "1h",
+        "backoff": {"initial": "1s 500ms", "factor": 2.0, "max": "2days", "jitter": 1.0}
     });
     assert_eq!(settings, expected);
     for id in ["1", "2", "3"] {

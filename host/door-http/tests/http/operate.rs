@@ -138,7 +138,7 @@ missed = "all"
     let server = server_of(&format!("{CONFIG}{schedule}")).await;
     let expected = json!({"schedules": [{
         "name": "nightly", "cron": "30 3 * * MON-FRI", "time_zone": "Europe/Berlin", "topic": "orders.nightly",
-        "missed": "all", "next": "2026-01-01T02:30:00.000Z"
+        "missed": "all", "last": null, "next": "2026-01-01T02:30:00.000Z"
     }]});
     assert_eq!(server.get("/v1/schedules").await.ok(), expected);
 }

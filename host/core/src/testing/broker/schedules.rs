@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{FakeRuntime, GRACE, Rig};
 use crate::broker::PullOutcome;
+use crate::clock::WallMs;
 use crate::engine::{Append, Engine as _, EngineError, Tick};
 use crate::name::ScheduleName;
 use crate::testing::conformance::eventually;
@@ -253,6 +254,31 @@ async fn ticks_that_a_clock_jumped_over_were_missed() {
     rig.clock.step_wall_back(5 * HOUR + 30 * MINUTE);
     rig.clock.advance(6 * HOUR);
     rig.until_ticks("work", "hourly", &[300, 360]).await;
+}
+
+#[tokio::test]
+async fn a_schedule_shows_when_it_ticked_and_what_it_waits_for() {
+    let config = hourly("max-messages = 1", "body = \"x\"");
+    let without = config.split("[[schedules]]").next().expect("it has some");
+    let rig = start(without).await;
+    let start = rig.clock.now().wall;
+    rig.clock.advance(MINUTE);
+    rig.deploy(&config).await.expect("it is right");
+    let minutes = |at: WallMs| at.since(start).as_secs() / 60;
+    let shown = |rig: &Rig| {
+        let status = rig.broker.schedules().remove(0);
+        (status.last.map(minutes), status.next.map(minutes))
+    };
+    assert_eq!(shown(&rig), (None, Some(60)));
+    rig.clock.advance(59 * MINUTE);
+    eventually("the first is published", async || shown(&rig) == (Some(60), Some(120))).await;
+    rig.clock.advance(HOUR + MINUTE);
+    eventually("the second does not fit", async || shown(&rig) == (Some(60), Some(120))).await;
+    rig.settle_all("work").await;
+    rig.clock.advance(PAUSE);
+    eventually("now it does", async || shown(&rig) == (Some(120), Some(180))).await;
+    let rig = rig.restart(&config).await;
+    eventually("it is known after a restart", async || shown(&rig) == (Some(120), Some(180))).await;
 }
 
 #[tokio::test]
