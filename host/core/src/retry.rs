@@ -50,7 +50,7 @@ impl RetryPolicy {
         }
         let max_age = self.max_age.filter(|max| age > *max)?;
         let shown = humantime::format_duration(max_age);
-        let detail = format!("attempt {attempt} ended with {ended}; the message is older than {shown} (max-age)");
+        let detail = format!("attempt {attempt} ended with {ended}; the message is older than {shown}");
         Some(DeadReason { code: DeadCode::MaxAge, detail })
     }
 }

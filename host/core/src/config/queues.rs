@@ -91,10 +91,11 @@ fn check_holder(plan: &QueuePlan, declared: &Declared, is_routed: bool, problems
         let message = format!("'{name}' holds dead letters and has no queue for its own");
         problems.error(place, message, "write \"refuse\" or \"drop-oldest\"".to_owned());
     }
-    if let Some(place) = place("expired").filter(|_| *expired == Expired::DeadLetter) {
+    let expires = place("expired").or_else(|| place("ttl").filter(|_| is_routed));
+    if let Some(place) = expires.filter(|_| *expired == Expired::DeadLetter) {
         let message =
             format!("'{name}' holds dead letters and has no queue for its own: what expires in it is deleted");
-        problems.warning(place, message, "write \"drop\", which says so".to_owned());
+        problems.warning(place, message, "write expired = \"drop\", which says so".to_owned());
     }
     for key in ["ttl", "max-messages", "max-bytes"] {
         if let Some(place) = place(key).filter(|_| !is_routed) {

@@ -384,7 +384,7 @@ to = ["queue:e"]
     17 | expired = "dead-letter"
        |           ^^^^^^^^^^^^^
        |
-       = help: write "drop", which says so
+       = help: write expired = "drop", which says so
 
     warning: a message can go to several queues that refuse what does not fit: 'a', 'b'
       --> broker.toml:23:6
@@ -394,6 +394,28 @@ to = ["queue:e"]
        |
        = help: while one of them is full, none of them gets it; set `overflow` of all but one, if that is not meant
     "#);
+}
+
+#[test]
+fn what_expires_among_dead_letters_is_told_without_a_word_about_it() {
+    let text = r#"
+[queues.a]
+[queues."a.dead"]
+ttl = "1h"
+[[routes]]
+from = "a"
+to = ["queue:a", "queue:a.dead"]
+"#;
+    assert_snapshot!(warnings(text), @r#"
+    warning: 'a.dead' holds dead letters and has no queue for its own: what expires in it is deleted
+     --> broker.toml:4:7
+      |
+    4 | ttl = "1h"
+      |       ^^^^
+      |
+      = help: write expired = "drop", which says so
+    "#);
+    assert_snapshot!(warnings(&text.replace("\"1h\"", "\"1h\"\nexpired = \"drop\"")), @"");
 }
 
 #[test]
