@@ -40,7 +40,7 @@ impl Signals {
     /// Ends the process at the next request to stop: somebody asks for the second time.
     pub(crate) async fn end_at_next_stop(mut self) {
         while self.next().await != Asked::Stop {}
-        crate::output::note("Stopped at once, as asked twice; what was running will be delivered again.");
+        crate::output::note("Stopped at once, as asked twice; deliveries that were running count as lost.");
         std::process::exit(KILLED_BY_INTERRUPT);
     }
 }

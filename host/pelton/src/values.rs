@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use pelton_core::engine::PRIORITY_MAX;
+
 /// Reads a duration.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "this is no duration; write it like 10s, 500ms or 1m30s".to_owned())
@@ -62,6 +64,12 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
     if count == 0 { Err(wrong()) } else { Ok(f64::from(count) / seconds) }
 }
 
+/// Reads how urgent a message is.
+pub(crate) fn priority(text: &str) -> Result<u8, String> {
+    let priority = text.parse().ok().filter(|priority| (0..=PRIORITY_MAX).contains(priority));
+    priority.ok_or_else(|| format!("write a number from 0 to {PRIORITY_MAX}, the highest first"))
+}
+
 /// Reads `NAME=VALUE`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
@@ -85,6 +93,14 @@ mod tests {
         assert_eq!(count_up_to(1000)("1000"), Ok(1000));
         for bad in ["0", "1001", "x", "-1"] {
             assert_eq!(count_up_to(1000)(bad), Err("write a number from 1 to 1000, like 10".into()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn priorities_have_bounds() {
+        assert_eq!((priority("0"), priority("9")), (Ok(0), Ok(9)));
+        for bad in ["10", "-1", "high", ""] {
+            assert_eq!(priority(bad), Err("write a number from 0 to 9, the highest first".into()), "{bad}");
         }
     }
 

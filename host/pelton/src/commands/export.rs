@@ -79,7 +79,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
         None => write(&place, &args, &mut std::io::stdout().lock())?,
     };
     tell(&exported, &args, is_stdout)?;
-    verdict(&exported)
+    verdict(&exported, &args)
 }
 
 fn write(place: &Path, args: &Args, out: &mut dyn Write) -> anyhow::Result<Exported> {
@@ -93,7 +93,7 @@ fn write(place: &Path, args: &Args, out: &mut dyn Write) -> anyhow::Result<Expor
 }
 
 fn tell(exported: &Exported, args: &Args, is_stdout: bool) -> anyhow::Result<()> {
-    if let Some(unknown) = args.queues.iter().find(|queue| exported.queues.iter().all(|(name, _)| name != *queue)) {
+    for unknown in unknown(exported, args) {
         output::warning(&format!("there is no queue '{unknown}', so nothing of it was written"));
     }
     let problems = exported.problems.as_slice();
@@ -113,8 +113,15 @@ fn tell(exported: &Exported, args: &Args, is_stdout: bool) -> anyhow::Result<()>
     Ok(output::line(&line)?)
 }
 
-fn verdict(exported: &Exported) -> anyhow::Result<()> {
-    match exported.problems.len() as u64 + exported.problems_left_out {
+/// The queues that were named and that there are not.
+fn unknown<'a>(exported: &Exported, args: &'a Args) -> impl Iterator<Item = &'a QueueName> {
+    let is_unknown = |queue: &&QueueName| exported.queues.iter().all(|(name, _)| name != *queue);
+    args.queues.iter().filter(is_unknown)
+}
+
+fn verdict(exported: &Exported, args: &Args) -> anyhow::Result<()> {
+    let unknown = unknown(exported, args).count() as u64;
+    match unknown + exported.problems.len() as u64 + exported.problems_left_out {
         0 => Ok(()),
         problems => {
             let problems = output::count(problems, "problem");

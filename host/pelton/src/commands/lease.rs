@@ -47,7 +47,7 @@ pub(crate) struct OutcomeArgs {
     #[arg(long, group = "outcome")]
     reject: bool,
     /// With --retry: not before this time has passed [default: the queue's backoff]
-    #[arg(long, value_name = "TIME", requires = "retry", value_parser = time_within(Duration::ZERO, RETRY_AFTER_MAX))]
+    #[arg(long, value_name = "TIME", requires = "retry", conflicts_with_all = ["ack", "reject"], value_parser = time_within(Duration::ZERO, RETRY_AFTER_MAX))]
     after: Option<String>,
     /// With --retry or --reject: why, for the message's history
     #[arg(long, conflicts_with = "ack", requires = "outcome")]

@@ -81,7 +81,10 @@ pub(super) fn row(letter: &Letter) -> Vec<String> {
     let dead = |field: fn(&Dead) -> &str| letter.dead.as_ref().map_or("-", field).to_owned();
     let detail = dead(|dead| &dead.detail);
     let detail = detail.lines().next().unwrap_or_default();
-    let short: String = detail.chars().take(REASON_SHOWN).collect();
+    let mut short: String = detail.chars().take(REASON_SHOWN).collect();
+    if short.len() < detail.len() {
+        short.push_str("...");
+    }
     vec![
         dead(|dead| &dead.origin),
         letter.position.to_string(),

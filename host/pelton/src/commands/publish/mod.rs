@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pelton_core::broker::PRIORITY;
-use pelton_core::engine::{DELAY_MAX, PRIORITY_MAX};
+use pelton_core::engine::DELAY_MAX;
 use pelton_core::message::{Attributes, Message};
 use pelton_core::plan::KEY_DEFAULT;
 use pelton_door_http::limits::TTL_MAX;
@@ -22,7 +22,7 @@ use crate::exit::{Exit, Failure};
 use crate::lines::Template;
 use crate::output;
 use crate::publish::now;
-use crate::values::{moment, time_within};
+use crate::values::{moment, priority, time_within};
 
 /// A body larger than the broker takes in any case.
 const BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -82,7 +82,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     when: WhenArgs,
     /// 0 to 9, the highest first, in queues that keep priorities [default: 4]
-    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=i64::from(PRIORITY_MAX)))]
+    #[arg(long, value_parser = priority)]
     priority: Option<u8>,
     /// Messages with the same key are delivered in order, in queues that keep it: the extension partitionkey
     #[arg(long)]
