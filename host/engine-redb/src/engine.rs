@@ -157,7 +157,8 @@ impl RedbEngine {
     fn open_all(&self, grants: Vec<Grant>) -> Result<Vec<Leased>, RequestError> {
         let opened = grants.into_iter().map(Grant::open).collect::<Result<Vec<_>, _>>();
         opened.map_err(|error| {
-            let _ = self.sender.send(Message::Damaged(error.to_string()));
+            let what = if let EngineError::Corrupt(what) = &error { what.clone() } else { error.to_string() };
+            let _ = self.sender.send(Message::Damaged(what));
             error.into()
         })
     }

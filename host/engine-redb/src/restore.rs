@@ -59,6 +59,10 @@ pub enum RestoreError {
 /// # Errors
 /// [`RestoreError`]; `dir` then holds no data, or what it held before.
 pub fn restore(file: &Path, dir: &Path, seed: u64, on_work: OnWork<'_>) -> Result<Report, RestoreError> {
+    // First, so that a wrong name leaves no folder behind.
+    if !file.exists() {
+        return Err(OpenError::Missing { file: file.to_owned() }.into());
+    }
     let folder = Folder::take(dir)?;
     let target = folder.data_file();
     if fs::metadata(&target).is_ok_and(|metadata| metadata.len() > 0) {

@@ -146,7 +146,7 @@ impl Record {
 
     /// The message on a line; an error is a sentence that says what is wrong with it.
     pub(super) fn of_line(line: &str) -> Result<Self, String> {
-        let json: LineJson<&RawValue> = serde_json::from_str(line).map_err(|error| said(&error))?;
+        let json: LineJson<&RawValue> = serde_json::from_str(line.trim_end()).map_err(|error| said(&error))?;
         let moment = |name, text: Option<String>| text.map(|text| moment(name, &text)).transpose();
         let record = Self {
             queue: name("queue", &json.queue)?,
@@ -319,10 +319,10 @@ mod tests {
         let error =
             Record::of_line(&format!(r#"{{"queue":"q","topic":"t",{dead}{EVENT}}}"#)).expect_err("no such code");
         assert!(error.starts_with("'dead.code': 'bored' is no reason"), "{error}");
-        for line in ["", "7", "{}", r#"{"queue":"q","topic":"t"}"#, r#"{"queue":"no queue","topic":"t","message":{}}"#]
+        for line in ["", "7", "{}", "{\n", r#"{"queue":"q","topic":"t"}"#, r#"{"queue":"no queue","topic":"t","message":{}}"#]
         {
             let error = Record::of_line(line).expect_err("it is no message");
-            assert!(!error.contains("line 1"), "{error}");
+            assert!(!error.contains("at line"), "{error}");
         }
     }
 }

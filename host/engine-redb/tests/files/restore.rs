@@ -64,7 +64,7 @@ async fn what_is_no_backup_is_refused_and_nothing_stays() {
         || assert!(!files_in(&dir).iter().any(|name| name.starts_with(DATA_FILE)), "{:?}", files_in(&dir));
 
     check(&file, &dir, &["there is no data file", "backup'"]);
-    nothing_stays();
+    assert!(!dir.exists());
     fs::write(&file, "a shopping list").expect("written");
     check(&file, &dir, &["backup' is not a data file of pelton"]);
     nothing_stays();
