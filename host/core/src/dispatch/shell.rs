@@ -312,7 +312,7 @@ impl Shell {
             Action::Lease { unit: id, messages, run } => {
                 let Some(state) = self.units.get_mut(&id) else { return };
                 state.run = run;
-                state.lease = Some(lease(id, state.unit.queue, messages, self.engine.clone(), self.inputs.clone()));
+                state.lease = Some(lease(id, state.unit.clone(), messages, self.engine.clone(), self.inputs.clone()));
             }
             Action::CancelLease(id) => {
                 if let Some(lease) = self.units.get_mut(&id).and_then(|state| state.lease.take()) {

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{error, warn};
 
+use super::ConsumerUnit;
 use super::breaker::Now;
 use super::machine::{Event, UnitId};
 use super::shell::Input;
@@ -22,17 +23,17 @@ const LEASE_PAUSE: Duration = Duration::from_millis(200);
 /// Leases in a task of its own. However it ends, the loop hears of it exactly once.
 pub(super) fn lease(
     id: UnitId,
-    queue: QueueId,
+    unit: Arc<ConsumerUnit>,
     max: usize,
     engine: Arc<dyn Engine>,
     inputs: mpsc::UnboundedSender<Input>,
 ) -> AbortHandle {
     let call = tokio::spawn(async move {
-        let request = LeaseRequest { queue, max, wait: LEASE_WAIT, ttl: None };
+        let request = LeaseRequest { queue: unit.queue, max, wait: LEASE_WAIT, ttl: None };
         match engine.lease(request).await {
             Ok(leased) => leased,
             Err(error) => {
-                warn!(queue = queue.0, %error, "Leasing failed; trying again.");
+                warn!(consumer = %unit.name, queue = %unit.queue_name, %error, "Leasing failed; trying again.");
                 tokio::time::sleep(LEASE_PAUSE).await;
                 Vec::new()
             }
