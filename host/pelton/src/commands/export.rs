@@ -115,7 +115,7 @@ fn tell(exported: &Exported, args: &Args, is_stdout: bool) -> anyhow::Result<()>
 
 /// The queues that were named and that there are not.
 fn unknown<'a>(exported: &Exported, args: &'a Args) -> impl Iterator<Item = &'a QueueName> {
-    let is_unknown = |queue: &&QueueName| exported.queues.iter().all(|(name, _)| name != *queue);
+    let is_unknown = move |queue: &&QueueName| exported.queues.iter().all(|(name, _)| name != *queue);
     args.queues.iter().filter(is_unknown)
 }
 
