@@ -100,15 +100,15 @@ async fn a_data_file_of_another_version() {
     insta::assert_snapshot!(serve(broker.folder()).await, @r"
     exit 6
     --- stderr
-    error: 'data/pelton.redb' has format 7, and this version of pelton knows 2 at most; use the newer version that wrote it
+    error: 'data/pelton.redb' has format 7, and this version of pelton knows 3 at most; use the newer version that wrote it
     ");
     change_data(&broker, |bytes| set_format(bytes, 1));
     insta::assert_snapshot!(serve(broker.folder()).await, @r"
     exit 6
     --- stderr
-    error: 'data/pelton.redb' has format 1, and this version of pelton reads 2; export it with the older version that wrote it and import that
+    error: 'data/pelton.redb' has format 1, and this version of pelton reads 3; export it with the older version that wrote it and import that
     ");
-    change_data(&broker, |bytes| set_format(bytes, 2));
+    change_data(&broker, |bytes| set_format(bytes, 3));
     broker.restart().await;
     assert_eq!(broker.depth("inbox").await, 1, "being refused has changed nothing");
 }

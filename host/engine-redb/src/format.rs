@@ -14,7 +14,7 @@ use crate::tables::{
 };
 
 /// The version of the file's format that this program reads and writes.
-pub const FORMAT_VERSION: u64 = 2;
+pub const FORMAT_VERSION: u64 = 3;
 
 /// Which store it is; drawn when it is created, and never changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -91,7 +91,7 @@ async fn an_identity_that_changed_is_damage() {
 async fn an_older_format_is_refused_with_both_numbers() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     set_meta(folder.path(), "format", 1).await;
-    let error = check(folder.path(), &["has format 1", "reads 2", "export it with the older version"]);
+    let error = check(folder.path(), &["has format 1", "reads 3", "export it with the older version"]);
     assert!(matches!(error, OpenError::Older { found: 1, known: 2, .. }), "{error:?}");
 }
 
@@ -99,7 +99,7 @@ async fn an_older_format_is_refused_with_both_numbers() {
 async fn a_newer_format_is_refused_with_both_numbers() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     set_meta(folder.path(), "format", FORMAT_VERSION + 6).await;
-    let error = check(folder.path(), &["has format 8", "knows 2 at most", "newer version"]);
+    let error = check(folder.path(), &["has format 9", "knows 3 at most", "newer version"]);
     assert!(matches!(error, OpenError::Newer { found: 8, known: 2, .. }), "{error:?}");
 }
 
