@@ -104,6 +104,8 @@ struct Exporting<'a> {
     names: Vec<(QueueName, NameRecord)>,
     out: &'a mut dyn Write,
     exported: Exported,
+    /// Messages of the queue in hand that were found, damaged or not.
+    met: u64,
     problems: Problems,
 }
 
@@ -117,6 +119,7 @@ impl<'a> Exporting<'a> {
             names: queue_names(txn)?,
             out,
             exported: Exported::default(),
+            met: 0,
             problems: Problems::default(),
         })
     }
@@ -126,28 +129,29 @@ impl<'a> Exporting<'a> {
     }
 
     fn queues(&mut self, wanted: &dyn Fn(&QueueName) -> bool, on_work: OnWork<'_>) -> Result<(), Stop> {
-        let queues: Vec<(QueueName, u32)> = self
-            .names
-            .iter()
-            .filter(|(name, _)| wanted(name))
-            .map(|(name, record)| (name.clone(), record.id))
-            .collect();
-        let mut of = 0;
         let counters = self.txn.open_table(COUNTERS).map_err(Failure::from)?;
-        for (_, id) in &queues {
-            if let Some(row) = counters.get((COUNTERS_QUEUE, *id)).map_err(Failure::from)? {
-                let counters = Counters::decode(unseal(COUNTERS, &(COUNTERS_QUEUE, *id), row.value())?)?;
-                of += counters.messages();
-            }
+        let mut queues = Vec::new();
+        for (name, record) in self.names.iter().filter(|(name, _)| wanted(name)) {
+            let key = (COUNTERS_QUEUE, record.id);
+            let counted = match counters.get(key).map_err(Failure::from)? {
+                Some(row) => Counters::decode(unseal(COUNTERS, &key, row.value())?)?.messages(),
+                None => 0,
+            };
+            queues.push((name.clone(), record.id, counted));
         }
+        let of = queues.iter().map(|(_, _, counted)| counted).sum();
         let mut done = 0;
         on_work(Work::Rows { done, of });
-        for (name, id) in queues {
+        for (name, id, counted) in queues {
             let before = done;
+            self.met = 0;
             self.queue(&name, id, &mut || {
                 done += 1;
                 on_work(Work::Rows { done, of });
             })?;
+            if self.met != counted {
+                self.problems.push(format!("{} messages of queue '{name}' are found, {counted} are counted", self.met));
+            }
             self.exported.queues.push((name, done - before));
         }
         Ok(())
@@ -240,6 +244,7 @@ impl<'a> Exporting<'a> {
         on_written: &mut dyn FnMut(),
     ) -> Result<(), Stop> {
         let position = place.position();
+        self.met += 1;
         let row = Row::at(id, place, bytes);
         let (record, row) = match row.and_then(|row| Ok((self.record(queue, place, row)?, row))) {
             Ok(read) => read,

@@ -319,7 +319,8 @@ mod tests {
         let error =
             Record::of_line(&format!(r#"{{"queue":"q","topic":"t",{dead}{EVENT}}}"#)).expect_err("no such code");
         assert!(error.starts_with("'dead.code': 'bored' is no reason"), "{error}");
-        for line in ["", "7", "{}", "{\n", r#"{"queue":"q","topic":"t"}"#, r#"{"queue":"no queue","topic":"t","message":{}}"#]
+        for line in
+            ["", "7", "{}", "{\n", r#"{"queue":"q","topic":"t"}"#, r#"{"queue":"no queue","topic":"t","message":{}}"#]
         {
             let error = Record::of_line(line).expect_err("it is no message");
             assert!(!error.contains("at line"), "{error}");

@@ -9,7 +9,7 @@ use pelton_core::engine::{
     Append, Browse, Engine as _, Health, Identity, LeaseRequest, Leased, NewEntry, RequestError, Settlement, Verdict,
 };
 use pelton_core::testing::TestClock;
-use pelton_engine_redb::{DATA_FILE, RedbEngine, Tuning, report};
+use pelton_engine_redb::{DATA_FILE, RedbEngine, Tuning, export, report};
 use redb::{Database, ReadableTable as _, TableDefinition};
 
 use crate::support::{BODY_BYTES, Opened, definitions, filled_file, message, open_with, queue, topic, usual_tuning};
@@ -109,6 +109,21 @@ async fn a_message_that_is_ready_is_missed() {
         };
         check(hide, &["of queue '", "that are ready", "are found"]).await;
     }
+}
+
+#[tokio::test]
+async fn an_export_says_what_it_misses() {
+    let (folder, _) = filled_file().await;
+    tamper(&folder.path().join(DATA_FILE), |txn| {
+        txn.open_table(READY).expect("a table").pop_last().expect("read").expect("there is one");
+    });
+    let exported = export(folder.path(), &|_| true, &mut Vec::new(), &mut |_| {}).expect("it can be read");
+    let one_less = exported
+        .queues
+        .iter()
+        .map(|(queue, found)| format!("{found} messages of queue '{queue}' are found, {} are counted", found + 1));
+    let [said] = &exported.problems[..] else { panic!("{:?}", exported.problems) };
+    assert!(one_less.into_iter().any(|expected| expected == *said), "{said}");
 }
 
 /// Every message of a queue: it looks as if there had never been any.

@@ -92,7 +92,7 @@ async fn an_older_format_is_refused_with_both_numbers() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     set_meta(folder.path(), "format", 1).await;
     let error = check(folder.path(), &["has format 1", "reads 3", "export it with the older version"]);
-    assert!(matches!(error, OpenError::Older { found: 1, known: 2, .. }), "{error:?}");
+    assert!(matches!(error, OpenError::Older { found: 1, known: FORMAT_VERSION, .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn a_newer_format_is_refused_with_both_numbers() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     set_meta(folder.path(), "format", FORMAT_VERSION + 6).await;
     let error = check(folder.path(), &["has format 9", "knows 3 at most", "newer version"]);
-    assert!(matches!(error, OpenError::Newer { found: 8, known: 2, .. }), "{error:?}");
+    assert!(matches!(error, OpenError::Newer { found: 9, known: FORMAT_VERSION, .. }), "{error:?}");
 }
 
 #[tokio::test]
