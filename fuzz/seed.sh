@@ -2,7 +2,7 @@
 # Fills corpus/ from the examples' files and from seeds/. Repeating it changes nothing.
 set -eu
 cd "$(dirname "$0")"
-for target in config events expression message pattern record row schedule token; do mkdir -p "corpus/$target"; done
+for target in config events expression line message pattern record row schedule token; do mkdir -p "corpus/$target"; done
 
 cp ../broker.toml corpus/config/seed-root
 for file in ../examples/*/broker.toml; do
@@ -21,6 +21,13 @@ cat ../examples/github-webhooks/events.jsonl ../examples/orders/orders.jsonl | w
 done
 printf '[%s1},%s"x","datacontenttype":"text/plain"}]' "$event" "$event" > corpus/events/seed-batch
 printf '{"specversion":"1.0","id":"1","source":"/s","type":"t","data_base64":"AAEC"}' > corpus/events/seed-base64
+
+# Lines: an event in a queue, as it was accepted, and as it died.
+sed -n '1,4p' ../examples/orders/orders.jsonl | while IFS= read -r line; do
+    number=$((${number:-0} + 1))
+    printf '{"queue":"q","topic":"orders.created","message":%s%s}}' "$event" "$line" > "corpus/line/seed-$number"
+done
+printf '%s' '{"queue":"q.dead","topic":"a.b","accepted":"2026-01-01T00:00:00.001Z","due":"2026-01-01T00:00:00.005Z","chosen":true,"expires":"2026-01-02T00:00:00Z","priority":9,"key":"k","hops":2,"attempts":3,"alone":true,"dead":{"origin":"q","at":"2026-01-01T00:00:00.003Z","code":"rejected","detail":"no\nway"},"history":[{"number":1,"at":"2026-01-01T00:00:00.002Z","outcome":"trap","reason":"it panicked","duration_us":17,"digest":"ab","log_tail":"line\n"}],"message":{"specversion":"1.0","id":"1","source":"/s","type":"t","data_base64":"AAEC"}}' > corpus/line/seed-dead
 
 # Expressions: each over a few payloads.
 payloads=$(sed -n 's/.*"payload":\(.*\)}$/\1/p' ../examples/github-webhooks/events.jsonl | head -n 3)

@@ -1,4 +1,4 @@
-//! Rows and records as the fuzz targets see them. Compiled under `cfg(fuzzing)` only.
+//! Rows, records and exported lines as the fuzz targets see them. Compiled under `cfg(fuzzing)` only.
 //!
 //! Nothing is decided here: these are the private functions and their types, made public. What must hold is in `fuzz/`.
 
@@ -11,7 +11,7 @@ use pelton_core::retry::RetryPolicy;
 
 use crate::records::{Counters, Global, NameRecord, Settings};
 use crate::row::{self, External, Facts, RowBuffer};
-use crate::{history, tables};
+use crate::{dump, history, tables};
 
 /// All that a row says beside its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -257,5 +257,21 @@ impl Record {
             Kind::Attempt => history::decode(bytes).map(Content::Attempt),
         };
         content.ok().map(Self)
+    }
+}
+
+/// A message as it stands on a line of an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line(dump::Line);
+
+impl Line {
+    /// The message on the line; what is wrong with it where it is refused.
+    pub fn read(text: &str) -> Result<Self, String> {
+        dump::Line::of_line(text).map(Self)
+    }
+
+    /// The line, without its end.
+    pub fn write(&self) -> Vec<u8> {
+        self.0.to_line()
     }
 }

@@ -14,7 +14,7 @@ use super::event::{self, EventJson};
 
 /// A message as it leaves one store and comes into another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub(crate) struct Record {
     pub(super) queue: QueueName,
     pub(super) topic: Topic,
     pub(super) message: Message,
@@ -108,7 +108,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 impl Record {
     /// The line, without its end.
-    pub(super) fn to_line(&self) -> Vec<u8> {
+    pub(crate) fn to_line(&self) -> Vec<u8> {
         let attempt = |attempt: &Attempt| AttemptJson {
             number: attempt.number,
             at: rfc3339(WallMs(attempt.at_ms)),
@@ -145,7 +145,7 @@ impl Record {
     }
 
     /// The message on a line; an error is a sentence that says what is wrong with it.
-    pub(super) fn of_line(line: &str) -> Result<Self, String> {
+    pub(crate) fn of_line(line: &str) -> Result<Self, String> {
         let json: LineJson<&RawValue> = serde_json::from_str(line.trim_end()).map_err(|error| said(&error))?;
         let moment = |name, text: Option<String>| text.map(|text| moment(name, &text)).transpose();
         let record = Self {

@@ -11,6 +11,8 @@ mod line;
 
 pub use self::export::{Exported, export};
 pub use self::import::{ImportError, ImportOptions, Imported, import};
+#[cfg(fuzzing)]
+pub(crate) use self::line::Record as Line;
 
 /// Why messages were not written out, or only in part.
 #[derive(Debug, thiserror::Error)]
