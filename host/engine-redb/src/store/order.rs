@@ -128,8 +128,9 @@ impl<T: Ticket> Live<T> {
         let mut ranked = Vec::new();
         for row in before.chain(behind).take(rows_max) {
             let (key, row) = row?;
-            let (_, rank, position) = key.value();
-            ranked.push((Place::Ready { rank, position }, Row::parse(row.value())?.entry()));
+            let (queue, rank, position) = key.value();
+            let place = Place::Ready { rank, position };
+            ranked.push((place, Row::at(queue, place, row.value())?.entry()));
         }
         let any = !ranked.is_empty();
         for (place, entry) in ranked {
