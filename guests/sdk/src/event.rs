@@ -112,7 +112,7 @@ impl Event {
         self.replacing("priority", priority.min(9).to_string())
     }
 
-    /// Sets the time after which nobody is to handle it any more: it expires, as its queue says what becomes of that. A
+    /// Sets the time from which on nobody is to handle it any more: it expires, as its queue says what becomes of that. A
     /// queue's own `ttl` may end sooner.
     #[must_use]
     pub fn expires_at(self, time: SystemTime) -> Self {

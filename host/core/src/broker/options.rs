@@ -17,7 +17,7 @@ use crate::plan::QueuePlan;
 
 /// The attribute before whose time a message is not delivered. RFC 3339.
 pub const DELIVERY_TIME: &str = "deliverytime";
-/// The attribute after whose time a message is not delivered. RFC 3339.
+/// The attribute from whose time on a message is not delivered. RFC 3339.
 pub const EXPIRY_TIME: &str = "expirytime";
 /// The attribute that says how urgent a message is, 0 to 9; only queues with `priority = true` look at it.
 pub const PRIORITY: &str = "priority";
@@ -142,7 +142,7 @@ pub fn check_times(
     Times::of(message, asked, now, delay_max).map(drop)
 }
 
-/// Not before and not after, by the message's own word. Parts of a millisecond don't let it out early, or late.
+/// From when on it is delivered, and from when on no more, by the message's own word. Parts of a millisecond don't let it out early, or late.
 fn said(message: &Message) -> Result<(Option<WallMs>, Option<WallMs>), InvalidAttribute> {
     let (mut due, mut expires) = (None, None);
     for (name, value) in message.extensions() {

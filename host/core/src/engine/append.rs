@@ -58,7 +58,7 @@ impl NewEntry {
 pub struct EntryOptions {
     /// Not before; none, or a time that has come: at once. At most [`super::DELAY_MAX`] ahead.
     pub due: Option<WallMs>,
-    /// Not after, unless it is leased by then. A dead letter loses it. An engine may collect what expired later.
+    /// Neither at this moment nor after it, unless it is leased by then. A dead letter loses it. An engine may collect what expired later.
     pub expires: Option<WallMs>,
     /// 0 to 9, the highest first, in queues that keep priorities. It stays with the message wherever it goes, as the key does.
     pub priority: u8,

@@ -63,7 +63,9 @@ pub struct Definitions {
     pub queues: Vec<QueueDefinition>,
     /// Every schedule. A new one counts as having ticked just now; what is known of one left out is forgotten.
     pub schedules: Vec<ScheduleName>,
-    /// Below so many free bytes for the store appends are refused with [`super::RequestError::DiskFull`].
+    /// Below so many free bytes for the store appends are refused with [`super::RequestError::DiskFull`], and the health says
+    /// [`super::Health::Full`]; everything else goes on. An engine may notice within a second that there is more room, or less. No store
+    /// has [`u64::MAX`] of them.
     pub free_bytes_min: u64,
 }
 

@@ -62,7 +62,7 @@ pub struct Stored {
     pub accepted: WallMs,
     /// When it may be delivered (again); none: now. `WallMs(u64::MAX)`: held until somebody acts.
     pub due: Option<WallMs>,
-    /// When it expires.
+    /// When it expires: from then on it is not leased.
     pub expires: Option<WallMs>,
     /// 0 to 9.
     pub priority: u8,

@@ -26,6 +26,7 @@ mod dedup;
 mod dedup_window;
 mod define;
 mod delay;
+mod disk;
 mod drop_oldest;
 mod expiry;
 mod filter;
@@ -127,6 +128,7 @@ const MODULES: &[&[Case]] = &[
     close::CASES,
     restart::CASES,
     delay::CASES,
+    disk::CASES,
     ttl::CASES,
     priority::CASES,
     key_order::CASES,

@@ -13,6 +13,7 @@ use crate::engine::{BulkAction, DeadCode, Expired, NewEntry, QueueId};
 cases! {
     a_message_is_leased_before_it_expires: Expiry;
     an_expired_message_is_not_leased: Expiry;
+    it_expires_at_its_very_moment: Expiry;
     it_becomes_a_dead_letter: Expiry;
     it_is_deleted_where_the_queue_says_so: Expiry;
     it_is_deleted_where_there_are_no_dead_letters: Expiry;
@@ -80,6 +81,14 @@ async fn an_expired_message_is_not_leased(h: Harness) {
     h.advance(LIFE + MS);
     assert_eq!(ids(&h.take(q.a, 1).await), ["2"]);
     h.assert_none(q.a, "it has expired").await;
+}
+
+async fn it_expires_at_its_very_moment(h: Harness) {
+    let q = h.standard().await;
+    h.store(vec![h.mortal(q.a, "1", LIFE)]).await;
+    h.advance(LIFE);
+    h.assert_none(q.a, "its moment has come").await;
+    assert_expired(&h, q, &["1"]).await;
 }
 
 async fn it_becomes_a_dead_letter(h: Harness) {

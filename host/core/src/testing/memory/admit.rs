@@ -58,7 +58,7 @@ impl Store {
         for new in &entries {
             self.known(new.queue)?;
         }
-        if self.disk_full {
+        if self.disk_full() {
             return Err(RequestError::DiskFull);
         }
         if let Some(tick) = &tick {

@@ -185,7 +185,11 @@ impl Engine for MemoryEngine {
     }
 
     fn define(&self, definitions: Definitions) -> Fut<'_, Result<Defined, EngineError>> {
-        ready(self.work(|store, now| store.define(definitions, now)))
+        let defined = self.work(|store, now| (store.define(definitions, now), store.disk_full()));
+        ready(defined.map(|(defined, full)| {
+            self.shared.health.send_replace(if full { Health::Full } else { Health::Ready });
+            defined
+        }))
     }
 
     fn append(&self, append: Append) -> Fut<'_, Result<Appended, RequestError>> {

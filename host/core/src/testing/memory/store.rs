@@ -17,6 +17,8 @@ use crate::testing::Moment;
 
 /// The due time of what is held: it never comes.
 pub(super) const HELD: WallMs = WallMs(u64::MAX);
+/// What the disk, which is none, has to give.
+const FREE_BYTES: u64 = 1 << 50;
 /// How many settled leases are remembered, to tell "settled before" from "lost".
 pub(super) const SETTLED_MAX: usize = 100_000;
 
@@ -24,7 +26,10 @@ pub(super) const SETTLED_MAX: usize = 100_000;
 pub(super) struct Store {
     closed: bool,
     failing: Option<EngineError>,
-    pub(super) disk_full: bool,
+    /// A test says so.
+    filled: bool,
+    /// Less is free than the plan wants.
+    below_floor: bool,
     pub(super) epoch: u64,
     pub(super) next_position: u64,
     names: BTreeMap<QueueName, QueueId>,
@@ -138,7 +143,11 @@ impl Store {
     }
 
     pub(super) fn fill(&mut self, full: bool) {
-        self.disk_full = full;
+        self.filled = full;
+    }
+
+    pub(super) fn disk_full(&self) -> bool {
+        self.filled || self.below_floor
     }
 
     pub(super) fn recover(&mut self, now: Moment) {
@@ -157,7 +166,7 @@ impl Store {
         let mut after = Self {
             epoch: self.epoch + 1,
             next_position: self.next_position,
-            disk_full: self.disk_full,
+            filled: self.filled,
             names: std::mem::take(&mut self.names),
             queues: std::mem::take(&mut self.queues),
             ticks: std::mem::take(&mut self.ticks),
@@ -170,6 +179,7 @@ impl Store {
     }
 
     pub(super) fn define(&mut self, definitions: Definitions, now: Moment) -> Defined {
+        self.below_floor = definitions.free_bytes_min > FREE_BYTES;
         self.queues.values_mut().for_each(|queue| queue.declared = false);
         let mut defined = Defined::default();
         for definition in definitions.queues {
