@@ -282,7 +282,7 @@ mod tests {
             problems_left_out: 0,
         };
         let expected = "\
-data/pelton.redb: 1,572,864 B, format 3, closed in order
+data/pelton.redb: 1,572,864 B, format 2, closed in order
 QUEUE   MESSAGES  SCHEDULED    BYTES
 orders     1,200          1  120,000
 old            1          1      100  not in broker.toml
