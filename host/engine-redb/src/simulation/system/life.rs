@@ -231,13 +231,14 @@ async fn start(world: &Arc<World>, engine: &SimEngine, record: InFlight) -> Opti
 
 /// Holds the ledger against the store, where that is open.
 fn compare(world: &World, engine: &SimEngine) -> Result<(), String> {
-    if *engine.health().borrow() == Health::Recovering || world.disk.is_off() {
+    let is_open = || *engine.health().borrow() != Health::Recovering && !world.disk.is_off();
+    if !is_open() {
         return Ok(());
     }
     let looked = match engine.look() {
         Ok(looked) => looked,
         // The disk was told to fail.
-        Err(_) if world.disk.is_off() => return Ok(()),
+        Err(_) if !is_open() => return Ok(()),
         Err(error) => return Err(error),
     };
     let mut state = world.state();
