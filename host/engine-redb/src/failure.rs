@@ -4,6 +4,9 @@ use std::io::ErrorKind;
 
 use pelton_core::engine::EngineError;
 
+/// What a read beyond the end of the file means: a page says that another one lies there.
+pub(crate) const ENDS_EARLY: &str = "it ends before something that should be in it";
+
 /// Why storage failed under a running store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
@@ -41,6 +44,7 @@ impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
+            ErrorKind::UnexpectedEof => Self::Damaged(ENDS_EARLY.to_owned()),
             _ => Self::Io(error.to_string()),
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, DatabaseError, StorageError};
 
-use crate::failure::Failure;
+use crate::failure::{ENDS_EARLY, Failure};
 use crate::folder::{Folder, holds_redb_file};
 use crate::format::{Identity, initialise};
 use crate::reserve::{Reserve, taken};
@@ -112,6 +112,7 @@ impl OpenError {
         let (path, reason) = (path.to_owned(), error.to_string());
         match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path, reason },
+            io::ErrorKind::UnexpectedEof => Self::Damaged { file: path, reason: ENDS_EARLY.to_owned() },
             _ => Self::Io { file: path, reason },
         }
     }
