@@ -297,3 +297,45 @@ impl Keys {
         self.ages.first_key_value().map(|((accepted, _), _)| *accepted).into_iter().chain(self.parked_oldest).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: u64 = 7;
+
+    fn due(position: u64) -> Waiting {
+        let place = Place::Due { due: 1, position };
+        Waiting { place, id: position, accepted: WallMs(0), entry: None }
+    }
+
+    /// One of several retries of a key, which a change of order may bring about, was held up until the last was due.
+    #[test]
+    fn a_retry_holds_up_only_what_comes_behind_it() {
+        let mut keys = Keys::default();
+        keys.retry(KEY, 20);
+        keys.retry(KEY, 83);
+        keys.wait(KEY, due(20));
+        keys.unretry(KEY, 20);
+        assert_eq!(keys.next_eligible(), Some(KEY));
+        assert!(keys.take_waiting(KEY, 20).is_some());
+        keys.lease(KEY, due(20).place);
+        keys.wait(KEY, due(90));
+        keys.unlease(KEY, 20);
+        assert_eq!(keys.next_eligible(), None, "the retry at 83 comes before 90");
+        keys.wait(KEY, due(83));
+        keys.unretry(KEY, 83);
+        assert_eq!((keys.next_eligible(), keys.first_waiting(KEY, 0)), (Some(KEY), Some(83)));
+    }
+
+    #[test]
+    fn a_retry_whose_time_changes_holds_up_its_key_all_the_while() {
+        let mut keys = Keys::default();
+        keys.retry(KEY, 20);
+        keys.wait(KEY, due(21));
+        // Its new time is known before the old one is forgotten.
+        keys.retry(KEY, 20);
+        keys.unretry(KEY, 20);
+        assert_eq!((keys.next_eligible(), keys.first_retry(KEY)), (None, Some(20)));
+    }
+}
