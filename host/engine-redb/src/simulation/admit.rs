@@ -28,7 +28,13 @@ impl World {
                 self.count("queue full refused");
                 self.check_full(&asked, queue)?;
             }
-            Err(RequestError::DiskFull) if self.features.small_disk => self.count("disk full refused"),
+            Err(RequestError::DiskFull) => {
+                self.count("disk full refused");
+                let floor = self.free_bytes_min.max(2 * self.tuning.reserve_bytes);
+                if self.disk.told_free() >= floor {
+                    return Err(format!("the disk has {} bytes, and is said to be full", self.disk.told_free()));
+                }
+            }
             Err(RequestError::IdReused(at)) => {
                 self.count("id reused");
                 self.check_reused(&asked, at)?;
@@ -180,14 +186,19 @@ impl World {
 
     fn check_full(&self, asked: &AskedAppend, queue: QueueId) -> Result<(), String> {
         let bounds = self.settings[queue.0 as usize].bounds;
-        // What the same batch found expired or in the way of its key is on its way already and can't be dropped.
+        // What the same batch found expired, in the way of its key, or with a time that was wrong is on its way already and can't be dropped.
         let in_the_way = |id: &Id| self.settings[queue.0 as usize].keyed && self.facts[id].key.is_some();
         let expired = |entry: &Entry| entry.expires.is_some_and(|expires| expires <= self.now.wall.0);
+        let latest = self.now.wall.0 + self.settings[queue.0 as usize].backoff_max_ms;
+        let is_retimed = |entry: &Entry| {
+            entry.attempts > 0 && !entry.chosen && matches!(entry.place, Place::Due(due) if due > latest)
+        };
         let is_immovable = |(id, entry): &(Id, &Entry)| {
             bounds.overflow == Overflow::Refuse
                 || self.leases.contains_key(id)
                 || entry.place == Place::Due(HELD)
                 || expired(entry)
+                || is_retimed(entry)
                 || in_the_way(id)
         };
         let there: Vec<u64> =

@@ -280,7 +280,6 @@ impl World {
                 let at = WallMs(self.now.wall.0 + self.random.u64(..2000) - 200);
                 let chosen = self.random.f64() < 0.3;
                 let moved = Entry { place: Place::Due(at.0), chosen, alone: false, ..counted };
-                self.ripe.remove(&id);
                 (Settlement { lease, attempt, verdict: Verdict::Again { at, chosen } }, vec![(id, Some(moved))])
             }
             1 => {

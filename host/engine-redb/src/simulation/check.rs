@@ -128,6 +128,9 @@ impl World {
         let ended = held.is_none_or(|(_, held)| held.ends.is_some_and(|ends| ends <= self.now.monotonic));
         match (change, result) {
             (Some(change), Ok(())) if held.is_some() => {
+                for (id, _) in &change {
+                    self.ripe.remove(id);
+                }
                 self.apply_change(change);
                 self.count("settled");
             }
@@ -242,10 +245,13 @@ impl World {
             ));
         }
         for queue in 0..QUEUES.len() as u32 {
-            let in_queue = || self.model.of_queue(queue);
-            let leased = in_queue().filter(|(id, _)| self.leases.contains_key(id)).count() as u64;
-            let held = in_queue().filter(|(_, entry)| entry.place == Place::Due(HELD)).count() as u64;
-            let total = in_queue().count() as u64;
+            let (mut total, mut leased, mut held, mut bytes) = (0, 0, 0, 0);
+            for (id, entry) in self.model.of_queue(queue) {
+                total += 1;
+                leased += u64::from(self.leases.contains_key(&id));
+                held += u64::from(entry.place == Place::Due(HELD));
+                bytes += self.facts[&id].cost;
+            }
             let Some(counts) = self.board.get(&queue) else { return Err(format!("queue {queue} is not counted")) };
             if counts.declared != self.settings[queue as usize].declared
                 || self.paused[queue as usize].is_some_and(|paused| paused != counts.paused)
@@ -256,7 +262,6 @@ impl World {
             if sum != total || counts.leased != leased || counts.scheduled < held {
                 return Err(format!("queue {queue} has {total} messages, {leased} leased, {held} held: {counts:?}"));
             }
-            let bytes: u64 = in_queue().map(|(id, _)| self.facts[&id].cost).sum();
             if counts.bytes != bytes {
                 return Err(format!("queue {queue} has {bytes} bytes: {counts:?}"));
             }

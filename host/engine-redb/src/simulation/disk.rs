@@ -53,10 +53,14 @@ struct Media {
     /// Every length that the file has had since the last sync; a change of length happens wholly or not at all.
     lengths: Vec<usize>,
     faults: Faults,
+    /// How often what went wrong.
+    struck: BTreeMap<&'static str, u64>,
     /// Blocks that were written to.
     blocks: BTreeSet<u64>,
     /// None: there is room without end.
     room: Option<Room>,
+    /// Free bytes as they were told last.
+    told_free: u64,
     /// Power is gone; nothing works until it is back.
     off: bool,
     /// Syncs are ignored: what the simulation must notice.
@@ -123,10 +127,18 @@ impl Media {
         self.current = self.durable.clone();
     }
 
+    fn struck(&mut self, what: &'static str) {
+        *self.struck.entry(what).or_insert(0) += 1;
+    }
+
     fn check_space(&mut self) -> io::Result<()> {
         let full = self.faults.full_for > 0;
         self.faults.full_for = self.faults.full_for.saturating_sub(1);
-        if full || strikes(&mut self.faults.write_in) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if full || strikes(&mut self.faults.write_in) {
+            self.struck("write failed");
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
     }
 
     /// Takes the blocks of a write, if there is room for them.
@@ -134,6 +146,7 @@ impl Media {
         let wanted = start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
         let new = wanted.clone().filter(|block| !self.blocks.contains(block)).count() as u64;
         if new > 0 && self.free_blocks().is_some_and(|free| new > free) {
+            self.struck("write found no room");
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.blocks.extend(wanted);
@@ -150,6 +163,7 @@ impl Media {
     fn check_power(&mut self) -> io::Result<()> {
         if !self.off && strikes(&mut self.faults.crash_in) {
             self.off = true;
+            self.struck("power cut at a call");
         }
         if self.off { Err(io::Error::other("the power is off")) } else { Ok(()) }
     }
@@ -163,6 +177,7 @@ impl Media {
         if failing {
             // What did not land is gone from the cache too: the engine has the system drop it before it reopens.
             self.lose_unsynced();
+            self.struck("sync failed");
             return Err(io::Error::other("the sync failed"));
         }
         self.durable.resize(self.current.len(), 0);
@@ -187,8 +202,10 @@ impl SimDisk {
             dirty: BTreeMap::new(),
             lengths: Vec::new(),
             faults: Faults::default(),
+            struck: BTreeMap::new(),
             blocks: BTreeSet::new(),
             room: None,
+            told_free: u64::MAX,
             off: false,
             lies: false,
             random,
@@ -201,6 +218,11 @@ impl SimDisk {
 
     pub(super) fn set_faults(&self, faults: Faults) {
         self.media().faults = faults;
+    }
+
+    /// How often what went wrong.
+    pub(super) fn struck(&self) -> BTreeMap<&'static str, u64> {
+        self.media().struck.clone()
     }
 
     /// What it is told to do wrong as yet.
@@ -219,6 +241,11 @@ impl SimDisk {
         let reserved = media.room.is_none_or(|room| room.reserved);
         let used = media.blocks.len() as u64 + if reserved { reserve } else { 0 };
         media.room = free_bytes.map(|free| Room { blocks: used + free / BLOCK_BYTES, reserve, reserved });
+    }
+
+    /// How many free bytes the disk told of last.
+    pub(super) fn told_free(&self) -> u64 {
+        self.media().told_free
     }
 
     /// Whether the power is off.
@@ -261,6 +288,7 @@ impl StorageBackend for SimDisk {
         let mut media = self.media();
         media.check_power()?;
         if strikes(&mut media.faults.read_in) {
+            media.struck("read failed");
             return Err(io::Error::other("the read failed"));
         }
         let start = usize::try_from(offset).map_err(io::Error::other)?;
@@ -319,9 +347,11 @@ impl Disk for SimDisk {
     }
 
     fn space(&self) -> Option<Space> {
-        let media = self.media();
+        let mut media = self.media();
         let file = media.blocks.len() as u64 * BLOCK_BYTES;
-        media.free_blocks().map(|free| Space { free: free * BLOCK_BYTES, file })
+        let free = media.free_blocks()? * BLOCK_BYTES;
+        media.told_free = free;
+        Some(Space { free, file })
     }
 
     fn release_reserve(&mut self) -> bool {

@@ -19,8 +19,6 @@ const ROUNDS_SHORT: usize = 100;
 /// Longer than anybody waits.
 const LONG: Duration = Duration::from_secs(1000 * 24 * 60 * 60);
 
-/// Room that is enough for everything.
-const PLENTY_BYTES: u64 = 1 << 30;
 /// Longer than the store goes without a look at the room.
 const SPACE_MS: u64 = 1000;
 
@@ -29,7 +27,7 @@ impl World {
     pub(super) fn finish(&mut self) -> Result<(), String> {
         self.compare()?;
         if self.features.small_disk {
-            self.disk.set_room(Some(PLENTY_BYTES), self.tuning.reserve_bytes);
+            self.make_room();
             self.advance(SPACE_MS, SPACE_MS);
         }
         self.resume_all()?;
@@ -152,18 +150,23 @@ impl World {
         self.leases.values().any(|held| held.token.queue.0 == queue && held.keyed != keyed)
     }
 
-    /// The store looks again no later than something happens.
+    /// The store looks again no later than something happens. Where nothing can be leased, nobody needs to know what is due.
     fn check_deadline(&self, deadline: Duration) -> Result<(), String> {
+        let has_room = self.leases.len() < self.tuning.leases;
+        let is_looked_at = |entry: &Entry| has_room && !self.of_other_order(entry.queue);
         let due = self.model.entries.iter().filter_map(|(id, entry)| match entry.place {
-            Place::Due(due) if due != HELD && !self.has_come(*id, due) => Some(due - self.now.wall.0),
+            Place::Due(due) if due != HELD && is_looked_at(entry) && !self.has_come(*id, due) => {
+                Some((Duration::from_millis(due - self.now.wall.0), *id))
+            }
             _ => None,
         });
-        let ends = self.leases.values().filter_map(|held| Some(held.ends?.since(self.now.monotonic)));
-        let next = due.map(Duration::from_millis).chain(ends).min().unwrap_or(LONG);
-        if deadline <= next {
-            Ok(())
-        } else {
-            Err(format!("something happens in {next:?}, and the store sleeps for {deadline:?}"))
+        let ends = self.leases.iter().filter_map(|(id, held)| Some((held.ends?.since(self.now.monotonic), *id)));
+        match due.chain(ends).min().filter(|(next, _)| deadline > *next) {
+            None => Ok(()),
+            Some((next, id)) => {
+                let what = (&self.model.entries[&id], self.leases.get(&id));
+                Err(format!("message {id} is looked at in {next:?}, and the store sleeps for {deadline:?}: {what:?}"))
+            }
         }
     }
 

@@ -79,10 +79,12 @@ impl World {
             Place::Ready(other_rank) => (other_rank, other.position) < (rank, entry.position),
             Place::Parked | Place::Due(_) => false,
         };
+        // One commit may be several transactions, and who waits is served after each.
+        let came_later = |of: &Entry| self.turn.committing && of.dead.is_some() && of.position >= self.turn.position;
         let earlier: Vec<Id> = self
             .model
             .of_queue(entry.queue)
-            .filter(|(other, of)| comes_before(of) && !self.leases.contains_key(other))
+            .filter(|(other, of)| comes_before(of) && !self.leases.contains_key(other) && !came_later(of))
             .map(|(other, _)| other)
             .collect();
         earlier.into_iter().for_each(|other| self.pass(id, other));

@@ -11,11 +11,13 @@ use crate::store::Store;
 
 /// Reopenings in a row after which the disk must be good again.
 const REOPEN_TRIES: usize = 50;
+/// Tries after which somebody makes room on a disk that others have filled.
+const MAKE_ROOM_AFTER: usize = 20;
 
 impl World {
     /// After a failure: the store comes back by itself, or with the power; then nothing may be missing.
     pub(super) fn recover(&mut self) -> Result<(), String> {
-        for _ in 0..REOPEN_TRIES {
+        for tried in 0..REOPEN_TRIES {
             if self.disk.is_off() {
                 self.count("power cut");
                 self.store = None;
@@ -29,7 +31,9 @@ impl World {
                 if self.disk.is_full() {
                     self.count("reopened while full");
                 }
-                if self.features.small_disk && self.random.f64() < 0.3 {
+                if self.features.small_disk && tried >= MAKE_ROOM_AFTER {
+                    self.make_room();
+                } else if self.features.small_disk && self.random.f64() < 0.3 {
                     self.change_room();
                 }
                 if self.random.f64() < 0.2 {

@@ -5,14 +5,12 @@ use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
 use pelton_core::clock::{Monotonic, WallMs};
-use pelton_core::engine::{
-    Browse, Cursor, EntryId, Health, LeaseToken, OrderKey, Place as Told, Progress, QueueCounts, QueueId,
-};
+use pelton_core::engine::{EntryId, Health, LeaseToken, OrderKey, Place as Told, Progress, QueueCounts, QueueId};
 
 use super::disk::{Faults, SimDisk};
-use super::model::{Change, Double, Entry, Facts, Id, IdentityKey, Model, Place, identify, is_shown};
+use super::model::{Change, Double, Entry, Facts, Id, IdentityKey, Model, Place};
 use super::observe::Deed;
-use super::plan::{Features, GRAVEYARD, QUEUES, SCHEDULES, Settings, number_of, small_tuning};
+use super::plan::{Features, GRAVEYARD, QUEUES, SCHEDULES, Settings, small_tuning};
 use crate::command::{Command, Now, Reply, Request, Ticket};
 use crate::hash::Secret;
 use crate::store::Store;
@@ -20,6 +18,8 @@ use crate::tuning::Tuning;
 
 /// When a run begins: late enough for the clock to go back.
 const START: WallMs = WallMs(1_000_000_000);
+/// Room that is enough for everything.
+const PLENTY_BYTES: u64 = 1 << 30;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 /// Calls in a row after which a store that nobody asks anything has nothing left to do.
 const QUIET_CALLS_MAX: usize = 1000;
@@ -123,6 +123,8 @@ pub(super) struct Turn {
     pub(super) released: BTreeSet<Id>,
     /// Messages that came to queues with bounds through appends.
     pub(super) admitted: BTreeMap<u32, BTreeSet<Id>>,
+    /// The next position before.
+    pub(super) position: u64,
     /// What lay in the queues before, and its bytes.
     pub(super) before: BTreeMap<Id, (u32, u64)>,
 }
@@ -360,6 +362,11 @@ impl World {
         self.disk.set_room(Some(free), self.tuning.reserve_bytes);
     }
 
+    /// Somebody makes room on the disk.
+    pub(super) fn make_room(&mut self) {
+        self.disk.set_room(Some(PLENTY_BYTES), self.tuning.reserve_bytes);
+    }
+
     /// Whether the store is open.
     pub(super) fn is_up(&mut self) -> bool {
         matches!(self.store().health(), Health::Ready | Health::Full)
@@ -379,6 +386,7 @@ impl World {
         let now = self.now();
         let was_up = self.is_up();
         self.turn.committing = false;
+        self.turn.position = self.next_position;
         self.turn.before =
             self.model.entries.iter().map(|(id, entry)| (*id, (entry.queue, self.facts[id].cost))).collect();
         for (id, entry) in &self.model.entries {
@@ -467,70 +475,5 @@ impl World {
 
     pub(super) fn store(&mut self) -> &mut Store<Caller> {
         self.store.as_mut().expect("the store is open between steps")
-    }
-
-    /// Compares everything on disk with what should be there, and with what browsing shows.
-    pub(super) fn compare(&mut self) -> Result<(), String> {
-        self.disk.set_faults(Faults::default());
-        self.settle_down()?;
-        let summary = self.store().verify().map_err(|wrong| wrong.join("; "))?;
-        self.ask_held()?;
-        let shown = self.browse()?;
-        let parked: usize = summary.parked.values().map(Vec::len).sum();
-        let rows: usize = summary.queues.values().map(|(ready, due)| ready.len() + due.len()).sum();
-        if rows + parked != shown || shown != self.model.entries.len() {
-            return Err(format!("{rows} rows, {parked} of them parked, and browsing shows {shown}"));
-        }
-        self.count("compared");
-        Ok(())
-    }
-
-    /// The store knows who is leased.
-    fn ask_held(&mut self) -> Result<(), String> {
-        let ids = self.model.entries.keys();
-        let known = ids.filter_map(|id| Some((EntryId(self.facts[id].entry?), self.leases.contains_key(id))));
-        let (entries, held) = known.unzip();
-        let ticket = self.listener(Asked::Held(held));
-        self.apply(vec![Command { ticket, request: Request::Held(entries) }])
-    }
-
-    fn browse(&mut self) -> Result<usize, String> {
-        let mut shown = BTreeSet::new();
-        for queue in 0..QUEUES.len() as u32 {
-            let mut after: Option<Cursor> = None;
-            loop {
-                let (now, mut replies) = (self.now(), Vec::new());
-                let ticket = Caller { number: 0, listens: true };
-                let command = Command { ticket, request: Request::Snapshot(Some(QueueId(queue))) };
-                self.store().accept(vec![command], now, &mut replies);
-                let mut snapshot = None;
-                for (caller, reply) in replies {
-                    match reply {
-                        Reply::Snapshot(made) => snapshot = made.ok(),
-                        // Somebody who waited may be served.
-                        reply => self.check_reply(caller, reply)?,
-                    }
-                }
-                let snapshot = snapshot.ok_or("there was no snapshot")?;
-                let what = Browse { queue: QueueId(queue), after, max: self.random.usize(1..10) };
-                let page = snapshot.page(&what, self.tuning.page_bytes).map_err(|error| error.to_string())?;
-                for item in page.items {
-                    let id = identify(&item.message, &item.topic, &self.doubles)?;
-                    let entry =
-                        self.model.entries.get(&id).ok_or_else(|| format!("message {id} should not be there"))?;
-                    if entry.queue != queue || !is_shown(entry, self.facts[&id].priority, &item, number_of) {
-                        return Err(format!("message {id} is {entry:?}, and is shown as {item:?}"));
-                    }
-                    if !shown.insert(id) {
-                        return Err(format!("message {id} is there twice"));
-                    }
-                }
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            }
-        }
-        Ok(shown.len())
     }
 }
