@@ -100,12 +100,12 @@ fn begin(world: &Arc<World>, delivery: &Delivery, entry: EntryId) -> Running {
 fn choose(state: &mut State, consumer: &str) -> Outcome {
     let reason = || "the seed wants it".to_owned();
     let fault = |kind| Outcome::Fault { kind, reason: reason() };
-    if state.calm {
-        return Outcome::Done;
-    }
     if state.outages.contains(consumer) {
         state.count("outage");
         return fault(FaultKind::Trap);
+    }
+    if state.calm {
+        return Outcome::Done;
     }
     match state.random.usize(..100) {
         0..60 => Outcome::Done,

@@ -23,6 +23,8 @@ use crate::simulation::disk::Faults;
 const START_TRIES: u32 = 20;
 /// In so much time everything must have been handled once nothing fails any more.
 const DRAIN_SECONDS: u64 = 1800;
+/// So long after nothing else fails any more, consumers are whole again.
+const LAST_OUTAGES: Duration = Duration::from_secs(20);
 /// Producers at once.
 const PRODUCERS: usize = 2;
 
@@ -163,7 +165,12 @@ async fn run(world: &Arc<World>, engine: &SimEngine, record: InFlight, last: boo
         let mut state = world.state();
         state.calm = true;
         state.variant = WHOLE;
-        state.outages.clear();
+        // What fails still does not fail much longer: breakers that open must close again.
+        let world = world.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_OUTAGES).await;
+            world.state().outages.clear();
+        });
     }
     // A disk that fails before there is a plan ends the process.
     world.check(compare(world, engine));
