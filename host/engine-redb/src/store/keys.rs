@@ -26,6 +26,18 @@ pub(crate) struct Waiting {
     pub(crate) entry: Option<WindowEntry>,
 }
 
+impl Waiting {
+    /// Whether it can wait in `parked` instead: what lies in `due` stays there.
+    fn is_parkable(&self) -> bool {
+        matches!(self.place, Place::Ready { .. })
+    }
+
+    /// Bytes that it takes in memory, roughly.
+    fn bytes(&self) -> usize {
+        self.entry.as_ref().map_or(0, WindowEntry::bytes)
+    }
+}
+
 /// A busy key.
 #[derive(Debug, Default)]
 pub(crate) struct Key {
@@ -62,7 +74,9 @@ pub(crate) struct Keys {
     eligible: VecDeque<u64>,
     /// The messages that wait in memory, by when they were accepted, with their keys.
     ages: BTreeMap<(WallMs, u64), u64>,
-    waiting_bytes: usize,
+    /// Those of them that lie in `ready`, and their bytes: the others can't be parked, and are few.
+    parkable: usize,
+    parkable_bytes: usize,
     /// Since when so many wait that they should be parked.
     crowded: Option<Monotonic>,
     /// When the oldest message that was parked, as long as any are, was accepted.
@@ -94,14 +108,14 @@ impl Keys {
 
     /// Whether so much waits in memory that nobody else should come to it. Who waits is parked if that lasts.
     pub(crate) fn is_crowded(&mut self, crowd: Crowd, now: Monotonic) -> bool {
-        let crowded = crowd.is_reached(self.ages.len(), self.waiting_bytes);
+        let crowded = crowd.is_reached(self.parkable, self.parkable_bytes);
         self.crowded = if crowded { self.crowded.or(Some(now)) } else { self.crowded_since(crowd) };
         crowded
     }
 
     /// Since when those who wait should be parked. Half a crowd still counts, so that a slow key does not end it by a message now and then.
     pub(crate) fn crowded_since(&self, crowd: Crowd) -> Option<Monotonic> {
-        self.crowded.filter(|_| crowd.is_reached(self.ages.len() * 2, self.waiting_bytes * 2))
+        self.crowded.filter(|_| crowd.is_reached(self.parkable * 2, self.parkable_bytes * 2))
     }
 
     /// How many messages wait in memory.
@@ -233,12 +247,14 @@ impl Keys {
     /// Lets a message wait for its key.
     pub(crate) fn wait(&mut self, hash: u64, waiting: Waiting) {
         let (position, accepted) = (waiting.place.position(), waiting.accepted);
-        let bytes = waiting.entry.as_ref().map_or(0, WindowEntry::bytes);
+        if waiting.is_parkable() {
+            self.parkable += 1;
+            self.parkable_bytes += waiting.bytes();
+        }
         if let Some(old) = self.by_hash.entry(hash).or_default().waiting.insert(position, waiting) {
             self.forgotten(&old);
         }
         self.ages.insert((accepted, position), hash);
-        self.waiting_bytes += bytes;
     }
 
     /// The position of the first message in memory that waits for the key, from `from` on.
@@ -268,7 +284,10 @@ impl Keys {
 
     fn forgotten(&mut self, waiting: &Waiting) {
         self.ages.remove(&(waiting.accepted, waiting.place.position()));
-        self.waiting_bytes -= waiting.entry.as_ref().map_or(0, WindowEntry::bytes);
+        if waiting.is_parkable() {
+            self.parkable -= 1;
+            self.parkable_bytes -= waiting.bytes();
+        }
     }
 
     /// Takes all messages that wait in memory and lie in `ready`, for parking: each with its key.
@@ -276,7 +295,7 @@ impl Keys {
         self.crowded = None;
         let mut taken = Vec::new();
         for (hash, key) in &mut self.by_hash {
-            let parkable = |_: &u64, waiting: &mut Waiting| matches!(waiting.place, Place::Ready { .. });
+            let parkable = |_: &u64, waiting: &mut Waiting| waiting.is_parkable();
             // What is served next stays, so that a free key is never without.
             if key.is_held_up() {
                 taken.extend(key.waiting.extract_if(.., parkable).map(|(_, waiting)| (*hash, waiting)));
