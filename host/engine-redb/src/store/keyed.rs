@@ -55,15 +55,13 @@ impl<T: Ticket> Live<T> {
                 chain.current = Some((hash, next.0.position()));
                 return Ok(Some(next));
             }
-            let eligible = self.queues[queue as usize].keys.next_eligible();
-            let eligible = if eligible.is_some() { eligible } else { self.scan_parked(queue)? };
-            if let Some(hash) = eligible {
+            if let Some(hash) = self.next_eligible(queue)? {
                 if let Some(next) = self.first_of_key(queue, hash, 0)? {
                     chain.current = Some((hash, next.0.position()));
                     return Ok(Some(next));
                 }
                 let state = &mut self.queues[queue as usize];
-                state.keys.retire(hash);
+                state.keys.pass_over(hash);
                 // Was that the last key, though more is parked?
                 if state.stored.parked > 0 {
                     self.changed.mark(queue);
@@ -125,19 +123,23 @@ impl<T: Ticket> Live<T> {
         Ok(Some((waiting.place, entry)))
     }
 
-    /// The next key with parked messages from before the store was opened that nothing holds up.
-    fn scan_parked(&mut self, queue: u32) -> Result<Option<u64>, Failure> {
-        while let Some(from) = self.queues[queue as usize].keys.scan {
-            let reader = self.reader()?;
-            let first = reader.parked.range((queue, from, 0)..=(queue, u64::MAX, u64::MAX))?.next();
-            let found = first.transpose()?.map(|(key, _)| key.value().1);
+    /// The next key to serve. When nobody is known, those are looked for who were parked before the store was opened.
+    fn next_eligible(&mut self, queue: u32) -> Result<Option<u64>, Failure> {
+        loop {
             let keys = &mut self.queues[queue as usize].keys;
-            keys.scan = found.and_then(|hash| hash.checked_add(1));
-            if let Some(hash) = found.filter(|hash| !keys.is_busy(*hash)) {
+            if let Some(hash) = keys.next_eligible() {
                 return Ok(Some(hash));
             }
+            let Some(from) = keys.scan else { return Ok(None) };
+            let reader = self.reader()?;
+            let first = reader.parked.range((queue, from, 0)..=(queue, u64::MAX, u64::MAX))?.next();
+            let found = first.transpose()?.map(|(key, _)| key.value());
+            let keys = &mut self.queues[queue as usize].keys;
+            keys.scan = found.and_then(|(_, hash, _)| hash.checked_add(1));
+            if let Some((_, hash, position)) = found {
+                keys.note_parked(hash, position);
+            }
         }
-        Ok(None)
     }
 
     /// Learns which messages from before the store was opened come before those parked of their key: such as wait for their next

@@ -52,6 +52,8 @@ pub(crate) struct Key {
     /// It is in the line of those that are served next.
     eligible: bool,
     waiting: BTreeMap<u64, Waiting>,
+    /// The first that is parked, as far as anybody looked; it may be gone.
+    parked: Option<u64>,
 }
 
 impl Key {
@@ -61,8 +63,9 @@ impl Key {
 
     /// Whether somebody may be served: nothing of it is leased, and whoever is first does not wait behind one that is tried again later.
     fn may_serve(&self) -> bool {
+        let first = self.waiting.keys().next().copied().into_iter().chain(self.parked).min();
         let retry = self.retrying.keys().next();
-        self.leased == 0 && retry.is_none_or(|retry| self.waiting.keys().next().is_some_and(|first| first < retry))
+        self.leased == 0 && retry.is_none_or(|retry| first.is_some_and(|first| first < *retry))
     }
 }
 
@@ -79,6 +82,10 @@ pub(crate) struct Keys {
     parkable_bytes: usize,
     /// Since when so many wait that they should be parked.
     crowded: Option<Monotonic>,
+    /// Messages are being parked.
+    parking: bool,
+    /// Keys that were passed over meanwhile.
+    passed_over: Vec<u64>,
     /// When the oldest message that was parked, as long as any are, was accepted.
     pub(crate) parked_oldest: Option<WallMs>,
     /// Positions in `parked` and `due` that the transaction being staged takes away: whoever reads those must pass them over.
@@ -232,12 +239,39 @@ impl Keys {
         None
     }
 
+    /// Learns that a message of the key is parked.
+    pub(crate) fn note_parked(&mut self, hash: u64, position: u64) {
+        let key = self.by_hash.entry(hash).or_default();
+        key.parked = Some(key.parked.map_or(position, |first| first.min(position)));
+        self.offer(hash);
+    }
+
+    /// Nobody of the key can be served. Whoever is being parked is not there yet: the key is in line again once it is.
+    pub(crate) fn pass_over(&mut self, hash: u64) {
+        let Some(key) = self.by_hash.get_mut(&hash) else { return };
+        if self.parking && key.parked.is_some() {
+            self.passed_over.push(hash);
+        } else {
+            key.parked = None;
+            self.retire(hash);
+        }
+    }
+
+    /// All that was to be parked is.
+    pub(crate) fn parked(&mut self) {
+        self.parking = false;
+        for hash in std::mem::take(&mut self.passed_over) {
+            self.offer(hash);
+        }
+    }
+
     /// Forgets a free key that has nothing left.
     pub(crate) fn retire(&mut self, hash: u64) {
         if let Some(key) = self.by_hash.get(&hash)
             && !key.is_held_up()
             && !key.eligible
             && key.waiting.is_empty()
+            && key.parked.is_none()
             && key.marked.is_empty()
         {
             self.by_hash.remove(&hash);
@@ -298,7 +332,10 @@ impl Keys {
             let parkable = |_: &u64, waiting: &mut Waiting| waiting.is_parkable();
             // What is served next stays, so that a free key is never without.
             if key.is_held_up() {
+                let from = taken.len();
                 taken.extend(key.waiting.extract_if(.., parkable).map(|(_, waiting)| (*hash, waiting)));
+                let first = taken.get(from).map(|(_, waiting)| waiting.place.position());
+                key.parked = key.parked.into_iter().chain(first).min();
             }
         }
         for (_, waiting) in &taken {
@@ -306,6 +343,7 @@ impl Keys {
             self.parked_oldest =
                 Some(self.parked_oldest.map_or(waiting.accepted, |oldest| oldest.min(waiting.accepted)));
         }
+        self.parking |= !taken.is_empty();
         // The map has no order, and what follows must be the same every time.
         taken.sort_unstable_by_key(|(_, waiting)| waiting.place.position());
         taken
@@ -341,6 +379,7 @@ mod tests {
         keys.lease(KEY, due(20).place);
         keys.wait(KEY, due(90));
         keys.unlease(KEY, 20);
+        keys.offer(KEY);
         assert_eq!(keys.next_eligible(), None, "the retry at 83 comes before 90");
         keys.wait(KEY, due(83));
         keys.unretry(KEY, 83);
@@ -356,5 +395,26 @@ mod tests {
         keys.retry(KEY, 20);
         keys.unretry(KEY, 20);
         assert_eq!((keys.next_eligible(), keys.first_retry(KEY)), (None, Some(20)));
+    }
+
+    /// A message that was parked came before a retry of its key, and waited for that.
+    #[test]
+    fn who_is_parked_before_a_retry_does_not_wait_for_it() {
+        let mut keys = Keys::default();
+        keys.retry(KEY, 83);
+        let place = Place::Ready { rank: 5, position: 40 };
+        keys.wait(KEY, Waiting { place, id: 40, accepted: WallMs(0), entry: None });
+        keys.offer(KEY);
+        assert_eq!(keys.take_parkable().len(), 1);
+        assert_eq!(keys.next_eligible(), Some(KEY));
+        // It is not there before the commit.
+        keys.pass_over(KEY);
+        assert_eq!(keys.next_eligible(), None);
+        keys.parked();
+        assert_eq!(keys.next_eligible(), Some(KEY));
+        // Somebody took it away.
+        keys.pass_over(KEY);
+        keys.offer(KEY);
+        assert_eq!(keys.next_eligible(), None);
     }
 }

@@ -162,6 +162,7 @@ impl<T: Ticket> Live<T> {
             state.outgoing = Load::default();
             state.staged_bytes = 0;
             state.keys.gone.clear();
+            state.keys.parked();
             if stored.parked == 0 {
                 state.keys.parked_oldest = None;
             }
