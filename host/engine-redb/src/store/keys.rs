@@ -296,6 +296,11 @@ impl Keys {
         self.by_hash.get(&hash)?.waiting.range(from..).next().map(|(position, _)| *position)
     }
 
+    /// What memory knows of a message that waits for the key.
+    pub(crate) fn waiting_entry(&mut self, hash: u64, position: u64) -> Option<&mut WindowEntry> {
+        self.by_hash.get_mut(&hash)?.waiting.get_mut(&position)?.entry.as_mut()
+    }
+
     pub(crate) fn take_waiting(&mut self, hash: u64, position: u64) -> Option<Waiting> {
         let waiting = self.by_hash.get_mut(&hash)?.waiting.remove(&position)?;
         self.forgotten(&waiting);

@@ -49,7 +49,7 @@ impl<T: Ticket> Live<T> {
             };
             if matches!(take, Take::Lose { .. }) {
                 // It stays in its place in line: others of its key may come before it.
-                self.note_lost(queue, place);
+                self.note_lost(queue, place, whose.key);
                 self.stage_free(queue, place, whose.entry, take);
             } else {
                 self.stage_changed(queue, vec![(place, whose, take)]);
@@ -58,13 +58,15 @@ impl<T: Ticket> Live<T> {
         Ok(count)
     }
 
-    /// What a window read ahead knows of it; everything else is read when it is leased.
-    fn note_lost(&mut self, queue: u32, place: Place) {
-        if let Place::Ready { rank, position } = place
-            && let Some(entry) = self.queues[queue as usize].line(rank).window.get_mut(position)
-        {
-            entry.attempts = entry.attempts.saturating_add(1);
-            entry.alone = true;
+    /// What a window read ahead knows of it, or who waits for its key; everything else is read when it is leased.
+    fn note_lost(&mut self, queue: u32, place: Place, key: Option<u64>) {
+        let Place::Ready { rank, position } = place else { return };
+        let state = &mut self.queues[queue as usize];
+        let waiting = key.and_then(|key| state.keys.waiting_entry(key, position));
+        if let Some(entry) = waiting {
+            entry.lose();
+        } else if let Some(entry) = state.line(rank).window.get_mut(position) {
+            entry.lose();
         }
     }
 

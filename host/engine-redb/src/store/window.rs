@@ -50,6 +50,12 @@ impl WindowEntry {
         self.content.bytes() + ENTRY_BYTES
     }
 
+    /// It was being handled when the process died: that counts, and it is handled alone.
+    pub(crate) fn lose(&mut self) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.alone = true;
+    }
+
     pub(crate) fn is_expired(&self, now: WallMs) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }
