@@ -105,6 +105,8 @@ impl World {
             let comes_before = of.position < entry.position;
             match self.leases.get(&other) {
                 Some(held) if held.call == call && ttl.is_none() && comes_before => {}
+                // Given back or run out: it is not known yet, but nobody has it.
+                Some(_) if self.turn.released.contains(&other) => {}
                 Some(held) => {
                     return Err(format!(
                         "message {id} ({entry:?}) was leased with {other} ({of:?}) of its key: {held:?}"
