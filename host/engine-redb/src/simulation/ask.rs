@@ -236,12 +236,13 @@ impl World {
         }
         let schedule = self.random.usize(..SCHEDULES.len());
         let last = self.model.ticks.get(&schedule).copied().unwrap_or(self.now.wall.0);
-        let at = match self.turn.ticks.get(&schedule) {
-            // Two in one batch can't be told apart when nobody knows what became of it.
-            Some(asked) => asked - self.random.u64(..100),
+        let asked = self.turn.ticks.entry(schedule).or_default();
+        let at = match asked.last() {
+            // Two that happen in one batch can't be told apart when nobody knows what became of it: one at most does.
+            Some(before) => before - self.random.u64(..100),
             None => last - 100 + self.random.u64(..1000),
         };
-        self.turn.ticks.entry(schedule).or_insert(at);
+        asked.push(at);
         Some((schedule, at))
     }
 

@@ -118,7 +118,8 @@ pub(super) struct Turn {
     pub(super) brings: BTreeMap<u32, (u64, u64)>,
     /// Identities asked for so far, with their bodies.
     pub(super) identities: Vec<(IdentityKey, Vec<u8>)>,
-    pub(super) ticks: BTreeMap<usize, u64>,
+    /// Times of schedules asked for so far, none later than the one before.
+    pub(super) ticks: BTreeMap<usize, Vec<u64>>,
     /// Leases that were given back just when they ran out.
     pub(super) released: BTreeSet<Id>,
     /// Messages that came to queues with bounds through appends.
