@@ -256,6 +256,7 @@ impl World {
                 return Err(format!("message {id} should be {expected:?}, and is {actual:?}"));
             };
             by_queue.iter_mut().zip(0..).for_each(|(ends, queue)| ends.add(&explanations, queue));
+            self.turn.changed.add(&explanations, |(deed, _)| *deed == Deed::Changed);
             if !deeds.is_empty() {
                 self.tell(|| format!("message {id}: {deeds:?} to {actual:?}"));
                 explained.push(format!("message {id}, {expected:?}: {explanations:?} to {actual:?}"));
@@ -303,16 +304,17 @@ impl World {
                 Deed::Expired if self.turn.committing => self.count("expired on lease"),
                 Deed::Expired => self.count("expired by sweep"),
                 Deed::Overflowed => self.count("overflow to dead letters"),
-                Deed::Changed => self.turn.changed += 1,
-                Deed::Dropped => {}
+                Deed::Changed | Deed::Dropped => {}
             }
         }
     }
 
-    /// All ways from what is expected to what is there, shortest first.
+    /// All shortest ways from what is expected to what is there; longer ones too where something was asked for the message,
+    /// which may have come before what would explain it alone.
     fn explain(&self, id: Id, expected: Option<&Entry>, actual: Option<&Entry>, recovered: bool) -> Explanations {
         let held = self.leases.get(&id);
         let may_end = held.is_some_and(|held| held.ends.is_some_and(|ends| ends <= self.now.monotonic));
+        let is_asked = self.turn.alternatives.contains_key(&id);
         let mut found = Vec::new();
         let mut states: Vec<State> = vec![(expected.cloned(), Vec::new())];
         for _ in 0..=DEEDS_MAX {
@@ -334,7 +336,7 @@ impl World {
                 }
             }
             states = next;
-            if states.is_empty() || !found.is_empty() {
+            if states.is_empty() || (!found.is_empty() && !is_asked) {
                 break;
             }
         }
@@ -443,7 +445,7 @@ impl World {
 
 /// How many messages it was: at least, and at most.
 #[derive(Debug, Clone, Default)]
-struct Span(u64, u64);
+pub(super) struct Span(u64, u64);
 
 impl Span {
     fn add(&mut self, explanations: &Explanations, is_so: impl Fn(&(Deed, u32)) -> bool) {
@@ -451,7 +453,7 @@ impl Span {
         self.1 += u64::from(explanations.iter().any(|deeds| deeds.iter().any(&is_so)));
     }
 
-    fn holds(&self, number: u64) -> bool {
+    pub(super) fn holds(&self, number: u64) -> bool {
         (self.0..=self.1).contains(&number)
     }
 }

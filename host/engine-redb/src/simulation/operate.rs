@@ -183,8 +183,8 @@ impl World {
             let job = Bulk { filter: filter.clone(), max, ..job(queue, Select::All, action.clone(), after) };
             self.alone(Asked::Filtered, Request::Bulk(job))?;
             let Some(progress) = self.progress.take().filter(|_| recoveries == self.recoveries) else { return Ok(()) };
-            if self.turn.changed != progress.changed {
-                return Err(format!("{progress:?}, and {} messages changed", self.turn.changed));
+            if !self.turn.changed.holds(progress.changed) {
+                return Err(format!("{progress:?}, and {:?} messages changed", self.turn.changed));
             }
             match progress.next {
                 Some(next) => after = Some(next),

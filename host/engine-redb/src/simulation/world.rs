@@ -9,7 +9,7 @@ use pelton_core::engine::{EntryId, Health, LeaseToken, OrderKey, Place as Told, 
 
 use super::disk::{Faults, SimDisk};
 use super::model::{Change, Double, Entry, Facts, Id, IdentityKey, Model, Place};
-use super::observe::Deed;
+use super::observe::{Deed, Span};
 use super::plan::{Features, GRAVEYARD, QUEUES, SCHEDULES, Settings, small_tuning};
 use crate::command::{Command, Now, Reply, Request, Ticket};
 use crate::hash::Secret;
@@ -113,7 +113,7 @@ pub(super) struct Turn {
     /// What may become of a message instead.
     pub(super) alternatives: BTreeMap<Id, Vec<(Option<Entry>, Deed)>>,
     /// Messages that a change came to.
-    pub(super) changed: u64,
+    pub(super) changed: Span,
     /// What the commands so far may bring to queues.
     pub(super) brings: BTreeMap<u32, (u64, u64)>,
     /// Identities asked for so far, with their bodies.
