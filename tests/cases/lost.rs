@@ -27,12 +27,21 @@ concurrency = 4
 timeout = "1m"
 "#;
 
+/// Words of the record of running deliveries before its first slot, and of each slot. A slot begins with its checksum, or zero.
+const HEAD_WORDS: usize = 16;
+const SLOT_WORDS: usize = 32;
+
 /// Waits until `count` messages of `work` are being handled. A message counts as leased a moment before its delivery begins.
 async fn running(broker: &TestBroker, count: u64) {
     eventually(&format!("{count} deliveries run"), BOUND, async || {
         let queue = broker.queue("work").await;
-        let is_begun = queue["oldest_age_ms"].as_u64().is_some_and(|age| age >= 500);
-        if queue["leased"] == json!(count) && is_begun { Ok(()) } else { Err(queue) }
+        let record = std::fs::read(broker.folder().join("data/in-flight")).expect("the record is there");
+        let begun = record.chunks_exact(8).skip(HEAD_WORDS).step_by(SLOT_WORDS).filter(|word| *word != [0; 8]).count();
+        if queue["leased"] == json!(count) && begun as u64 == count {
+            Ok(())
+        } else {
+            Err(format!("{queue}, begun: {begun}"))
+        }
     })
     .await;
 }
