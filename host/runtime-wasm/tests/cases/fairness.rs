@@ -58,5 +58,6 @@ async fn one_worker_is_shared_too() {
         done
     });
     let done = others.await.expect("no panic");
-    assert!(done > 100, "{done} deliveries beside a loop of one second");
+    // Without sharing there would be one at most; a busy machine makes it fewer than a quiet one.
+    assert!(done > 20, "{done} deliveries beside a loop of one second");
 }
